@@ -1,0 +1,605 @@
+"""Config: environment, TOML file, arguments -> one validated, frozen value.
+
+However a setting was written, it takes one way: a mapping from its name to the raw value and to where
+that stands (`SMARTROUTE_REGIONS`, `regions in smartroute.toml`, `regions=`). So the three ways in
+understand the same values, and a message names the setting as its writer knows it. Every problem is
+reported, not the first only; and no message quotes a refused value, for it may be a misplaced key.
+"""
+
+import difflib
+import functools
+import logging
+import math
+import os
+import re
+import tomllib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from pathlib import Path
+from types import MappingProxyType
+from typing import Self, TypedDict, TypeVar, cast
+from urllib.parse import urlsplit
+
+from smartroute.errors import Problem
+from smartroute.fireworks import GLOBAL_HOST, GLOBAL_KEY_VARIABLE, GLOBAL_URL
+from smartroute.route import (
+    GLOBAL,
+    PATH,
+    Checks,
+    Kind,
+    Models,
+    Route,
+    canonical_region,
+    read_keys,
+    read_models,
+    refusal,
+)
+
+__all__ = ["SETTINGS", "Config", "Setting", "unknown_variables"]
+
+PREFIX = "SMARTROUTE_"
+PATHS = ("/chat/completions", "/completions", "/embeddings")
+
+T = TypeVar("T")
+D = TypeVar("D")
+
+
+@dataclass(frozen=True, slots=True, init=False)
+class Config:
+    """Everything a router needs to know, checked. Equal configurations are equal values.
+
+    Attributes:
+        routes: the routes, each with its final keys and models: a route without keys of its own got
+            `api_key`, one without a model name of its own `model`. None: everything passes through.
+        global_url: the base URL of the global endpoint; None (argument also: `off`): no fallback.
+        global_api_key: its key, for requests that were addressed to a route. Never shown.
+        global_model: its model name, for such requests: a name or (asked, sent) pairs.
+        regions: patterns of the regions that requests may go to (`EU_*`); empty: all. They bind the
+            global endpoint too, whose region is `GLOBAL`.
+        forward_headers: patterns, in lower case, of further request headers that routes may receive.
+        paths: the paths below the base URL that routes serve.
+        probe_interval: seconds between probes of a route while there is traffic, 0.1 to 3600; 0: off.
+        probe_path: what a probe GETs below a route's base URL.
+        deadline: seconds for a whole exchange, up to commit, 0.1 to 86400; None: the caller's timeouts.
+        hedge: whether slow attempts are hedged. Not available in this version: always False.
+        affinity: whether the requests of one conversation stay on one route.
+        backend: what `AsyncClient` sends with: `httpcore`.
+        log: the level to give the `smartroute` logger: `debug`, `info` or `warning`; None: untouched.
+        disabled: pass everything through. Nothing else is validated or kept then.
+
+    The arguments are the attributes, and two defaults that end up in the routes: `api_key` (a key, or
+    several) and `model` (a name, or a mapping from what is asked to what is sent). Routes may be given
+    as handles or URLs, `name=` before them. Text means what it means in the environment.
+
+    Raises:
+        ConfigError: with everything that is wrong with the settings.
+    """
+
+    routes: tuple[Route, ...]
+    global_url: str | None
+    global_api_key: str | None = field(repr=False)
+    global_model: Models
+    regions: tuple[str, ...]
+    forward_headers: tuple[str, ...]
+    paths: tuple[str, ...]
+    probe_interval: float
+    probe_path: str
+    deadline: float | None
+    hedge: bool
+    affinity: bool
+    backend: str
+    log: str | None
+    disabled: bool
+
+    def __init__(
+        self,
+        routes: Sequence[Route | str] = (),
+        *,
+        api_key: str | Sequence[str] | None = None,
+        model: str | Mapping[str, str] | None = None,
+        global_url: str | None = GLOBAL_URL,
+        global_api_key: str | None = None,
+        global_model: str | Mapping[str, str] | Models = None,
+        regions: Sequence[str] = (),
+        forward_headers: Sequence[str] = (),
+        paths: Sequence[str] = PATHS,
+        probe_interval: float = 10.0,
+        probe_path: str = "/models",
+        deadline: float | None = None,
+        hedge: bool = False,
+        affinity: bool = True,
+        backend: str = "httpcore",
+        log: str | None = None,
+        disabled: bool = False,
+    ) -> None:
+        arguments: dict[str, object] = {
+            "routes": routes,
+            "api_key": api_key,
+            "model": model,
+            "global_url": "off" if global_url is None else global_url,
+            "global_api_key": global_api_key,
+            "global_model": global_model,
+            "regions": regions,
+            "forward_headers": forward_headers,
+            "paths": paths,
+            "probe_interval": probe_interval,
+            "probe_path": probe_path,
+            "deadline": deadline,
+            "hedge": hedge,
+            "affinity": affinity,
+            "backend": backend,
+            "log": log,
+            "disabled": disabled,
+        }
+        self._settle({name: _Given(value, f"{name}=") for name, value in arguments.items() if value is not None})
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str] = os.environ) -> Self:
+        """The configuration that the `SMARTROUTE_*` variables describe, and the file that `SMARTROUTE_CONFIG` names.
+
+        An empty variable is an unset one. Unknown `SMARTROUTE_*` variables are one warning in the log.
+        """
+        return cls._load(environ.get(f"{PREFIX}CONFIG", "").strip() or None, f"{PREFIX}CONFIG", environ)
+
+    @classmethod
+    def from_toml(cls, path: str | os.PathLike[str], environ: Mapping[str, str] = MappingProxyType({})) -> Self:
+        """The configuration that a TOML file describes: the settings in lower case, and `[[route]]` tables.
+
+        Args:
+            path: the file.
+            environ: variables that win over the file, as in `from_env`; by default there are none.
+        """
+        return cls._load(path, f"{path}", environ)
+
+    @property
+    def global_route(self) -> Route | None:
+        """The global endpoint as a route of kind `global`, named `global`; None without a fallback."""
+        if self.global_url is None:
+            return None
+        return _global_route(self.global_url).replace(
+            keys=(self.global_api_key,) if self.global_api_key else (), models=self.global_model
+        )
+
+    def allows(self, region: str | None) -> bool:
+        """Whether requests may go to a region; to an unknown one (None) only if they may go to all."""
+        return not self.regions or _allows(self.regions, region)
+
+    @classmethod
+    def _load(cls, path: str | os.PathLike[str] | None, source: str, environ: Mapping[str, str]) -> Self:
+        given = _from_environ(environ)
+        checks = Checks()
+        if not _is_disabled(given, Checks()):
+            _warn_of("; ".join(f"{each.setting} ({each.remedy})" for each in unknown_variables(environ)))
+            if path is not None:
+                written = _from_file(Path(path), source, checks)
+                if "routes" in given:  # the environment's routes replace the file's, however it wrote them
+                    written.pop("route", None)
+                given = written | given
+        config = object.__new__(cls)
+        config._settle(given, checks)
+        return config
+
+    def _settle(self, given: Mapping[str, "_Given"], checks: Checks | None = None) -> None:
+        for attribute, value in _resolve(given, checks or Checks()).items():
+            object.__setattr__(self, attribute, value)
+
+
+# --- The readers: a raw value of whatever origin -> what it means, or a refusal ----------------------
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise refusal("is not text", "write it as text, in quotes")
+    return value.strip()
+
+
+def _words(value: object) -> tuple[str, ...]:
+    if isinstance(value, str):
+        return tuple(value.replace(",", " ").split())
+    if isinstance(value, Sequence):
+        words = [word for word in cast("Sequence[object]", value) if isinstance(word, str) and word.strip()]
+        if len(words) == len(value):
+            return tuple(word.strip() for word in words)
+    raise refusal("is not a list of non-empty texts", "write a list, or text with commas between the items")
+
+
+def _items(value: object) -> tuple[object, ...]:
+    if isinstance(value, str):
+        return _words(value)
+    if isinstance(value, Sequence):
+        return tuple(cast("Sequence[object]", value))
+    raise refusal("is not a list of routes", "write a list of handles or URLs, or [[route]] tables")
+
+
+def _regions(value: object) -> tuple[str, ...]:
+    patterns = tuple(map(canonical_region, _words(value)))
+    if value and not patterns:  # "," is more likely a template gone wrong than a wish for every region
+        raise refusal("there is no region in it", "write them as in US_ARIZONA_1, EU_*, or leave it out to allow all")
+    if not all(re.fullmatch(r"[A-Z0-9_*?]+", pattern) for pattern in patterns):
+        raise refusal("a pattern has a character that no region has", "write them as in US_ARIZONA_1, EU_*")
+    return patterns
+
+
+_NEVER_FORWARDED = ("authorization", "proxy-authorization", "api-key", "x-api-key", "cookie", "host")
+
+
+def _headers(value: object) -> tuple[str, ...]:
+    patterns = tuple(word.lower() for word in _words(value))
+    if not all(re.fullmatch(r"[a-z0-9!#$%&'*+.^_`|~?-]+", pattern) for pattern in patterns):
+        raise refusal("a pattern has a character that no header has", "write them as in x-tenant, x-trace-*")
+    if any(fnmatchcase(name, pattern) for name in _NEVER_FORWARDED for pattern in patterns):
+        raise refusal("a pattern would hand the caller's key or cookies to routes", "name the headers they need")
+    return patterns
+
+
+def _path(value: object) -> str:
+    path = _text(value).rstrip("/")
+    if not path or not PATH.fullmatch(path):
+        raise refusal("a path does not start with '/' or cannot be read", "write paths as in /chat/completions")
+    return path
+
+
+def _paths(value: object) -> tuple[str, ...]:
+    return tuple(map(_path, _words(value)))
+
+
+def _seconds(value: object, low: float, high: float, remedy: str) -> float:
+    try:
+        seconds = float(value) if isinstance(value, str | int | float) and not isinstance(value, bool) else math.nan
+    except (ValueError, OverflowError):
+        seconds = math.nan
+    if math.isnan(seconds):
+        raise refusal("is not a number", remedy)
+    if not low <= seconds <= high:
+        raise refusal("is out of range", remedy)
+    return seconds
+
+
+def _probe_interval(value: object) -> float:
+    remedy = "write seconds between 0.1 and 3600, or 0 to turn probes off"
+    return _seconds(value, 0.1, 3600.0, remedy) if _seconds(value, 0.0, math.inf, remedy) else 0.0
+
+
+def _deadline(value: object) -> float | None:
+    return None if value == "" else _seconds(value, 0.1, 86400.0, "write seconds between 0.1 and 86400")
+
+
+def _switch(value: object) -> bool:
+    words = {"1": True, "on": True, "true": True, "yes": True, "0": False, "off": False, "false": False, "no": False}
+    switch = words.get(str(value).strip().lower()) if isinstance(value, str | int) else None
+    if switch is None:
+        raise refusal("is neither on nor off", "write on (or 1, true, yes) or off (or 0, false, no)")
+    return switch
+
+
+def _hedge(value: object) -> bool:
+    if _switch(value):
+        raise refusal("hedging is not available in this version", "leave it off")
+    return False
+
+
+def _backend(value: object) -> str:
+    backend = _text(value).lower()
+    if backend == "aiohttp":
+        raise refusal("the backend aiohttp is not available in this version", "use httpcore")
+    if backend != "httpcore":
+        raise refusal("there is no such backend", "use httpcore")
+    return backend
+
+
+def _log(value: object) -> str | None:
+    level = _text(value).lower()
+    if level not in ("", "debug", "info", "warning"):
+        raise refusal("is not a level that can be set here", "use debug, info or warning, or leave it out")
+    return level or None
+
+
+def _global_key(value: object) -> str:
+    return read_keys([value])[0]
+
+
+def _global_route(value: object) -> Route:
+    return Route(cast("str", value), kind=Kind.GLOBAL)
+
+
+def _global_url(value: object) -> Route | None:
+    return None if isinstance(value, str) and value.strip().lower() == "off" else _global_route(value)
+
+
+# --- The table of settings --------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """One line of the table of settings.
+
+    Attributes:
+        name: the TOML key and the argument; `SMARTROUTE_` and its capitals are the variable.
+        meaning: what it means, with its units.
+        default: what it is when left out, as the environment would say it; empty: as `meaning` tells.
+        read: reads the value, where no other setting has a say in it.
+    """
+
+    name: str
+    meaning: str
+    default: str = ""
+    read: Callable[[object], object] | None = field(default=None, repr=False)
+
+    @property
+    def variable(self) -> str:
+        """The environment variable."""
+        return PREFIX + self.name.upper()
+
+
+SETTINGS = (
+    Setting("routes", "handles or base URLs, by commas or white space, `name=` before each; none: pass all through"),
+    Setting("api_key", "the key of every route without its own; several, by commas, are tried in turn on 401/403"),
+    Setting("api_key_<name>", "the key or keys of one route (name upper-cased, `-` and `.` as `_`); environment only"),
+    Setting("model", "the model name that routes expect, or `asked=sent` pairs by commas; none: as the caller sent it"),
+    Setting("global_url", "the global endpoint; requests below it are routed; `off`: no fallback", GLOBAL_URL),
+    Setting("global_api_key", f"the global endpoint's key; none: {GLOBAL_KEY_VARIABLE}, if the host is {GLOBAL_HOST}"),
+    Setting("global_model", "the global endpoint's model name, or `asked=sent` pairs, for requests to a route's URL"),
+    Setting("regions", "regions that requests may go to, global (`GLOBAL`) too; patterns; none: all", "", _regions),
+    Setting("forward_headers", "further request headers that routes may receive; patterns", "", _headers),
+    Setting("paths", "the paths below the base URL that routes serve", ", ".join(PATHS), _paths),
+    Setting("probe_interval", "seconds between probes of a route, while there is traffic", "10", _probe_interval),
+    Setting("probe_path", "what a probe GETs below the route's base URL", "/models", _path),
+    Setting("deadline", "seconds for the whole exchange, up to commit; none: the caller's timeouts", "", _deadline),
+    Setting("hedge", "race slow attempts; `on` is not available yet", "off", _hedge),
+    Setting("affinity", "keep a conversation on one route: `on`, `off`", "on", _switch),
+    Setting("backend", "what `AsyncClient` sends with; `aiohttp` is not available yet", "httpcore", _backend),
+    Setting("config", "a TOML file with these settings and a `[[route]]` table per route; environment only"),
+    Setting("log", "level of the `smartroute` logger: `debug`, `info`, `warning`; none: untouched", "", _log),
+    Setting("disabled", "`1`: pass everything through, validate nothing", "0"),
+)
+"""Every setting there is."""
+
+_KEY_OF = "api_key_"
+_IN_ENVIRON = tuple(setting.variable for setting in SETTINGS if "<" not in setting.name)
+_IN_FILE = tuple(each.name for each in SETTINGS if "<" not in each.name and each.name != "config")
+_IN_TABLE = ("address", "name", "region", "kind", "api_key", "model", "allow_http")
+
+
+# --- What was written where ------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _Given:
+    """A raw value and where it was written."""
+
+    value: object = field(repr=False)
+    source: str
+
+
+class _Table(TypedDict, total=False):
+    """A `[[route]]` table but for its address; its types are promises that `Route` checks."""
+
+    name: str
+    region: str
+    kind: str
+    api_key: str | list[str]
+    model: str | dict[str, str]
+    allow_http: bool
+
+
+def unknown_variables(environ: Mapping[str, str]) -> tuple[Problem, ...]:
+    """The `SMARTROUTE_*` variables that mean nothing, each with the near name if there is one."""
+    return tuple(
+        Problem(name, "there is no such variable", _near(name, _IN_ENVIRON, PREFIX) or "remove it")
+        for name in sorted(environ)
+        if name.startswith(PREFIX) and name not in _IN_ENVIRON and not _is_key_variable(name)
+    )
+
+
+def _is_key_variable(name: str) -> bool:
+    return name.startswith(PREFIX + _KEY_OF.upper())
+
+
+def _near(name: str, known: Iterable[str], prefix: str = "") -> str:
+    bare = {each.removeprefix(prefix): each for each in known}
+    match = difflib.get_close_matches(name.removeprefix(prefix), bare, 1, 0.7)
+    return f"did you mean {bare[match[0]]}?" if match else ""
+
+
+@functools.cache  # a client per request must not mean a warning per request
+def _warn_of(unknown: str) -> None:
+    if unknown:
+        logging.getLogger("smartroute").warning("unknown variables are ignored: %s", unknown)
+
+
+def _from_environ(environ: Mapping[str, str]) -> dict[str, _Given]:
+    given = {
+        name.removeprefix(PREFIX).lower(): _Given(value.strip(), name)
+        for name, value in environ.items()
+        if value.strip() and (name in _IN_ENVIRON or _is_key_variable(name))
+    }
+    if key := environ.get(GLOBAL_KEY_VARIABLE, "").strip():
+        given[GLOBAL_KEY_VARIABLE] = _Given(key, GLOBAL_KEY_VARIABLE)
+    return given
+
+
+def _from_file(path: Path, source: str, checks: Checks) -> dict[str, _Given]:
+    try:
+        document: dict[str, object] = tomllib.loads(path.expanduser().read_text("utf-8"))
+    except OSError as error:
+        checks.add(source, f"the file cannot be read ({error.strerror})", "name a readable TOML file by its full path")
+        return {}
+    except (ValueError, RuntimeError) as error:  # tomllib may quote what it stumbled over: say only where
+        place = re.search(r"\(at [a-z0-9 ,]+\)\Z", str(error))
+        checks.add(source, f"the file is not valid TOML {place[0] if place else ''}".rstrip(), "see https://toml.io")
+        return {}
+    given: dict[str, _Given] = {}
+    for key, value in document.items():
+        if key == "route":
+            given[key] = _Given(value, f"[[route]] in {path.name}")
+        elif key in _IN_FILE:
+            given[key] = _Given(value, f"{key} in {path.name}")
+        else:
+            remedy = _near(key, (*_IN_FILE, "route")) or "remove it"
+            checks.add(f"{key} in {path.name}", "there is no such setting", remedy)
+    return given
+
+
+# --- From what was written to what it means ----------------------------------------------------------
+
+
+def _is_disabled(given: Mapping[str, _Given], checks: Checks) -> bool:
+    entry = given.get("disabled")
+    return entry is not None and checks.read(entry.source, _switch, entry.value, default=False)
+
+
+def _resolve(given: Mapping[str, _Given], checks: Checks) -> dict[str, object]:
+    """The attributes of a `Config`."""
+    values: dict[str, object] = {}
+    disabled = _is_disabled(given, checks)
+    if disabled:
+        given, checks = {}, Checks()
+    reading = _Reading(given, checks)
+    for setting in SETTINGS:
+        if setting.read:
+            values[setting.name] = reading.read(setting.name, setting.read, setting.read(setting.default))
+    endpoint = reading.read("global_url", _global_url, _global_route(GLOBAL_URL))
+    key = "global_api_key"
+    if key not in given and endpoint and urlsplit(endpoint.url).hostname == GLOBAL_HOST:
+        key = GLOBAL_KEY_VARIABLE
+    values |= {
+        "routes": reading.routes(endpoint, cast("tuple[str, ...]", values["regions"])),
+        "global_url": endpoint and endpoint.url,
+        "global_api_key": reading.read(key, _global_key, None),
+        "global_model": reading.read("global_model", read_models, None),
+        "disabled": disabled,
+    }
+    checks.finish()
+    return values
+
+
+class _Reading:
+    """What was written, while its values are read and seen together."""
+
+    def __init__(self, given: Mapping[str, _Given], checks: Checks) -> None:
+        self.given = given
+        self.checks = checks
+        self.complete = not checks.problems  # nothing of it was lost on the way here
+        self.unread: list[str] = []  # the names of routes that could not be read; empty if unknown
+
+    def read(self, name: str, reader: Callable[[object], T], default: D) -> T | D:
+        entry = self.given.get(name)
+        return default if entry is None else self.checks.read(entry.source, reader, entry.value, default)
+
+    def routes(self, endpoint: Route | None, regions: tuple[str, ...]) -> tuple[Route, ...]:
+        """The routes with their final keys and models, checked against each other and all else."""
+        found = [*self._listed("routes"), *self._listed("route")]
+        for number, (route, source) in enumerate(found):
+            self._compare(route, source, [other for other, _ in found[:number]], endpoint)
+            if regions and route.region is None:
+                self.checks.add(
+                    source,
+                    f"the region of route {route.name!r} is unknown, and requests may go to certain regions only",
+                    "say where it is: Route(..., region=...), or region in its [[route]] table",
+                )
+        reachable = {GLOBAL.upper(), *(route.region for route, _ in found)}
+        if found and regions and None not in reachable and not any(_allows(regions, region) for region in reachable):
+            self.checks.add(
+                self.given["regions"].source,
+                "no route is in these regions, so no request could go anywhere",
+                "use the regions of the routes, with GLOBAL if the global endpoint may serve too",
+            )
+        return self._completed(found)
+
+    def _listed(self, setting: str) -> list[tuple[Route, str]]:
+        found: list[tuple[Route, str]] = []
+        for number, item in enumerate(self.read(setting, _items, ()), 1):
+            source = self.given[setting].source
+            table = _split_name(item) if isinstance(item, str) else item
+            route = self.checks.read(source, _route, table, None, f"route {number}: ")
+            if route:
+                found.append((route, source))
+            else:
+                name = cast("Mapping[str, object]", table).get("name") if isinstance(table, Mapping) else None
+                self.unread.append(_slug(name) if isinstance(name, str) else "")
+        return found
+
+    def _compare(self, route: Route, source: str, others: Sequence[Route], endpoint: Route | None) -> None:
+        for other in others:
+            if route.url == other.url:
+                self.checks.add(source, f"route {other.name!r} is there twice: the URL is the same", "take one out")
+            elif _slug(route.name) == _slug(other.name):
+                self.checks.add(
+                    source,
+                    f"two routes are named {route.name!r} (capitals, '-', '.' and '_' make no difference)",
+                    "give one another name: name=address, or name in its [[route]] table",
+                )
+        if endpoint and f"{endpoint.url}/".startswith(f"{route.url}/"):
+            entry = self.given.get("global_url")
+            self.checks.add(
+                entry.source if entry else source,
+                f"the global endpoint lies below the URL of route {route.name!r}",
+                "give the route the URL of its deployment, or set another global_url (off: no fallback)",
+            )
+
+    def _completed(self, found: Sequence[tuple[Route, str]]) -> tuple[Route, ...]:
+        keys = self.read("api_key", read_keys, None)
+        models = self.read("model", read_models, None)
+        named = {name.removeprefix(_KEY_OF): each for name, each in self.given.items() if name.startswith(_KEY_OF)}
+        # Is a missing key missing? Not if it was refused, or if the file that may hold it could not be read.
+        certain = self.complete and (keys is not None or "api_key" not in self.given)
+        completed: list[Route] = []
+        for route, source in found:
+            own = named.pop(_slug(route.name), None)
+            theirs = self.checks.read(own.source, read_keys, own.value, ()) if own else route.keys or keys or ()
+            completed.append(route.replace(keys=theirs, models=route.models or models))
+            if not theirs and not own and certain and route.kind is Kind.DIRECT:
+                self.checks.add(
+                    source,
+                    f"route {route.name!r} has no key",
+                    f"set api_key ({PREFIX}API_KEY) for all routes or {_key_variable(route)} for this one; "
+                    "a route of kind private may have none",
+                )
+        for slug, entry in named.items():
+            if slug not in self.unread and "" not in self.unread:
+                self.checks.add(entry.source, "there is no such route", self._remedy_for_key(slug, entry, completed))
+        return tuple(completed)
+
+    def _remedy_for_key(self, slug: str, entry: _Given, routes: Sequence[Route]) -> str:
+        if slug == GLOBAL:
+            return f"the global endpoint's key is {PREFIX}GLOBAL_API_KEY"
+        near = _near(entry.source, map(_key_variable, routes), PREFIX + _KEY_OF.upper())
+        return near or f"the routes are: {', '.join(route.name for route in routes) or 'none'}"
+
+
+def _split_name(text: str) -> Mapping[str, object]:
+    name, separator, address = text.partition("=")
+    named = separator and "/" not in name
+    return {"address": address.strip(), "name": name.strip()} if named else {"address": text}
+
+
+def _route(item: object) -> Route:
+    if isinstance(item, Route):
+        route = item
+    elif isinstance(item, Mapping):
+        table = dict(cast("Mapping[str, object]", item))
+        checks = Checks()
+        for key in sorted(set(table) - set(_IN_TABLE)):
+            checks.add("", f"there is no setting {key!r} of a route", _near(key, _IN_TABLE) or "remove it")
+        checks.finish()
+        address = table.pop("address", "")
+        route = Route(cast("str", address), **cast("_Table", cast("object", table)))
+    else:
+        raise refusal("is neither a route, a handle nor a URL", "write a handle, a URL or a [[route]] table")
+    if route.kind is Kind.GLOBAL:
+        raise refusal("a route cannot be of kind global", "set global_url for it, or use 'direct' or 'private'")
+    return route
+
+
+def _slug(name: str) -> str:
+    """A route's name as it is written in a variable's, in lower case."""
+    return name.lower().replace("-", "_").replace(".", "_")
+
+
+def _key_variable(route: Route) -> str:
+    return f"{PREFIX}{_KEY_OF}{_slug(route.name)}".upper()
+
+
+def _allows(regions: Sequence[str], region: str | None) -> bool:
+    return region is not None and any(fnmatchcase(canonical_region(region), pattern) for pattern in regions)

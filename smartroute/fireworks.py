@@ -1,0 +1,84 @@
+"""Fireworks: the one file that knows a vendor.
+
+Handles, regions and error codes as the vendor documents them (docs.fireworks.ai, "Direct routing",
+and the types of its SDK). A region is an open string: one that is not listed here works just as well.
+"""
+
+from dataclasses import dataclass
+
+__all__ = ["GLOBAL_HOST", "GLOBAL_KEY_VARIABLE", "GLOBAL_URL", "REGIONS", "Handle", "is_handle_host", "parse_handle"]
+
+GLOBAL_HOST = "api.fireworks.ai"
+GLOBAL_URL = f"https://{GLOBAL_HOST}/inference/v1"
+GLOBAL_KEY_VARIABLE = "FIREWORKS_API_KEY"
+HANDLE_SUFFIX = ".direct.fireworks.ai"
+
+REGIONS = (
+    "US_IOWA_1",
+    "US_VIRGINIA_1",
+    "US_ARIZONA_1",
+    "US_ILLINOIS_1",
+    "US_TEXAS_1",
+    "US_ILLINOIS_2",
+    "EU_FRANKFURT_1",
+    "US_WASHINGTON_3",
+    "US_WASHINGTON_1",
+    "AP_TOKYO_1",
+)
+"""The regions that the vendor's direct routing page lists (November 2026)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Handle:
+    """A direct route handle, taken apart.
+
+    `my-account-abcd1234.us-arizona-1.direct.fireworks.ai` has the deployment label
+    `my-account-abcd1234` (account and deployment, which nothing separates) and the region
+    `US_ARIZONA_1`. Handles without a region label exist: `region` is then None.
+    """
+
+    host: str
+    deployment: str
+    region: str | None
+
+    @property
+    def url(self) -> str:
+        """The base URL of the deployment's OpenAI-compatible API."""
+        return f"https://{self.host}/v1"
+
+
+def is_handle_host(host: str) -> bool:
+    """Whether a host name is one of the vendor's direct hosts: a handle, or meant to be one."""
+    return f".{host.lower().rstrip('.')}".endswith(HANDLE_SUFFIX)
+
+
+def parse_handle(host: str) -> Handle:
+    """Take a handle apart.
+
+    Raises:
+        ValueError: it is not a deployment's handle; the message says why, and does not quote it.
+    """
+    host = host.lower().rstrip(".")
+    labels = host.removesuffix(HANDLE_SUFFIX).split(".")
+    if not host.endswith(HANDLE_SUFFIX) or not all(labels) or len(labels) > 2:
+        raise ValueError(f"the host is not of the form account-deployment.region{HANDLE_SUFFIX}")
+    deployment, region = labels[0], labels[1] if len(labels) == 2 else None
+    if deployment.startswith("audio-"):
+        raise ValueError("the host is one of the vendor's shared audio hosts, not a deployment")
+    if "-" not in deployment.strip("-"):
+        raise ValueError("the handle has no '-' between account and deployment")
+    return Handle(host, deployment, region.replace("-", "_").upper() if region else None)
+
+
+NOTED_HEADERS = frozenset(
+    (
+        "x-request-id",
+        "fireworks-deployment",
+        "fireworks-server-time-to-first-token",
+        "fireworks-server-processing-time",
+        "fireworks-prompt-tokens",
+        "fireworks-cached-prompt-tokens",
+        "fireworks-num-concurrent-requests",
+    )
+)
+"""Response headers worth keeping in a trace. Times are in seconds."""

@@ -1,0 +1,367 @@
+"""A route: one way to reach the deployment. And what is known of it.
+
+A message about a refused value never quotes it: a key may have landed in the wrong place.
+"""
+
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from ipaddress import IPv6Address, ip_address
+from typing import TypeVar, cast
+from urllib.parse import urlsplit
+
+from smartroute.errors import ConfigError, Problem
+from smartroute.fireworks import is_handle_host, parse_handle
+
+__all__ = [
+    "GLOBAL",
+    "Checks",
+    "Kind",
+    "Models",
+    "Route",
+    "RouteStatus",
+    "canonical_region",
+    "read_keys",
+    "read_models",
+    "refusal",
+]
+
+GLOBAL = "global"
+"""The name, and in capitals the region, of the global endpoint."""
+
+Models = str | tuple[tuple[str, str], ...] | None
+"""The model name that an endpoint expects: one for whatever was asked, pairs (asked, sent), or as asked."""
+
+T = TypeVar("T")
+D = TypeVar("D")
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+_REGION = re.compile(r"[A-Z0-9][A-Z0-9_]*")
+_KEY = re.compile(r"[\x21-\x7e]+")  # what may stand in a header after "Bearer "
+_HOST = re.compile(r"[a-z0-9_]([a-z0-9._-]*[a-z0-9_])?\.?|[0-9a-f:.]*:[0-9a-f:.]*")
+PATH = re.compile(r"(/[^/?#\\\x00-\x20\x7f-\U0010ffff]+)*")
+_PORTS = {"http": 80, "https": 443}
+_ADDRESS = "write a handle (account-deployment.region.direct.fireworks.ai) or a URL (https://host/v1)"
+
+
+class Kind(StrEnum):
+    """How a route reaches the deployment."""
+
+    DIRECT = "direct"
+    """An internet direct route."""
+    PRIVATE = "private"
+    """Private Service Connect, PrivateLink, or a network of one's own."""
+    GLOBAL = "global"
+    """Where the request was going anyway: the last resort."""
+
+
+class Checks:
+    """Reads values and collects what is wrong with them, so that all of it is said at once."""
+
+    def __init__(self) -> None:
+        self.problems: list[Problem] = []
+
+    def read(self, setting: str, reader: Callable[[object], T], value: object, default: D, of: str = "") -> T | D:
+        """What `reader` makes of the value; or the default, and a problem with the setting (`of` one part of it)."""
+        try:
+            return reader(value)
+        except ConfigError as error:
+            self.problems += [Problem(setting, of + each.problem, each.remedy) for each in error.problems]
+            return default
+
+    def add(self, setting: str, problem: str, remedy: str) -> None:
+        """Note a problem that shows only when several values are seen together."""
+        self.problems.append(Problem(setting, problem, remedy))
+
+    def finish(self) -> None:
+        """Raise what was collected, if anything was."""
+        if self.problems:
+            raise ConfigError(self.problems)
+
+
+def refusal(problem: str, remedy: str) -> ConfigError:
+    """What a reader raises: `Checks` knows the setting's name and puts it in."""
+    return ConfigError([Problem("", problem, remedy)])
+
+
+@dataclass(frozen=True, slots=True, init=False)
+class Route:
+    """One way to reach the deployment.
+
+        Route("my-account-abcd1234.us-arizona-1.direct.fireworks.ai", api_key="...")
+        Route("https://llm.eu.example/v1", name="frankfurt", region="EU_FRANKFURT_1", api_key="...")
+
+    Attributes:
+        url: the base URL in its normal form: scheme and host in lower case, no default port, no slash
+            at its end. Requests go to `url` + path.
+        name: its name in headers, logs and spans; by default the region label of a handle, else the
+            host. Letters, digits, `.`, `_` and `-`, at most 100.
+        region: where it is, in the vendor's spelling (`US_ARIZONA_1`); None if unknown.
+        kind: `direct` unless said otherwise.
+        keys: its own API keys, tried in turn when one is refused. Never shown. The argument is a
+            sequence, or a string with commas between the keys.
+        models: the model name that the route expects: one name for whatever was asked, or pairs of
+            what was asked and what is sent (other models are then not served); None: as asked. The
+            argument is a name, a mapping, or a string of `asked=sent` pairs by commas.
+        allow_http: allow `http://` to a public address (keys and prompts travel in the clear).
+
+    Raises:
+        ConfigError: with everything that is wrong with the arguments.
+    """
+
+    url: str
+    name: str
+    region: str | None
+    kind: Kind
+    keys: tuple[str, ...] = field(repr=False)
+    models: Models
+    allow_http: bool
+
+    def __init__(
+        self,
+        handle_or_url: str,
+        *,
+        name: str | None = None,
+        region: str | None = None,
+        kind: Kind | str | None = None,
+        api_key: str | Sequence[str] | None = None,
+        model: str | Mapping[str, str] | None = None,
+        allow_http: bool = False,
+    ) -> None:
+        checks = Checks()
+        address = checks.read("handle_or_url=", _read_address, handle_or_url, _Address("", "", "unknown", None))
+        values: dict[str, object] = {
+            "url": address.url,
+            "name": address.label,
+            "region": address.region if region is None else checks.read("region=", _read_region, region, None),
+            "kind": Kind.DIRECT if kind is None else checks.read("kind=", _read_kind, kind, Kind.DIRECT),
+            "keys": () if api_key is None else checks.read("api_key=", read_keys, api_key, ()),
+            "models": None if model is None else checks.read("model=", read_models, model, None),
+            "allow_http": checks.read("allow_http=", _read_bool, allow_http, default=True),
+        }
+        if values["kind"] is Kind.GLOBAL:  # made by Config alone
+            values |= {"name": GLOBAL, "region": GLOBAL.upper()}
+        else:
+            values["name"] = checks.read("name=", _read_name, address.label if name is None else name, "")
+        # The global endpoint is where the caller's requests went before: refusing http:// there would help nobody.
+        trusted = values["allow_http"] or values["kind"] is Kind.GLOBAL
+        if address.url.startswith("http:") and not trusted and not _is_local(address.host):
+            checks.add(
+                "handle_or_url=",
+                "plain http:// to a public host would send the key and the prompt in the clear",
+                "use https://, or say allow_http = true in Route(...) or in its [[route]] table",
+            )
+        checks.finish()
+        for attribute, value in values.items():
+            object.__setattr__(self, attribute, value)
+
+    def __str__(self) -> str:
+        return self.name
+
+    def replace(self, *, keys: tuple[str, ...] | None = None, models: Models = None) -> "Route":
+        """The same route with other keys or models; what is None stays."""
+        models = self.models if models is None else models
+        return Route(
+            self.url,
+            name=self.name,
+            region=self.region,
+            kind=self.kind,
+            api_key=self.keys if keys is None else keys,
+            model=dict(models) if isinstance(models, tuple) else models,
+            allow_http=self.allow_http,
+        )
+
+    def serves(self, model: str | None) -> bool:
+        """Whether a request for `model` may be sent here."""
+        return not isinstance(self.models, tuple) or any(asked == model for asked, _ in self.models)
+
+    def model_for(self, model: str | None) -> str | None:
+        """The name under which this route knows `model`."""
+        if isinstance(self.models, tuple):
+            return dict(self.models).get(model or "", model)
+        return self.models or model
+
+
+def canonical_region(region: str) -> str:
+    """A region in the one spelling used for comparing: `us-arizona-1` is `US_ARIZONA_1`."""
+    return region.strip().replace("-", "_").upper()
+
+
+def read_keys(value: object) -> tuple[str, ...]:
+    """API keys: a sequence of them, or a string with commas between them."""
+    keys = value.split(",") if isinstance(value, str) else value
+    remedy = "copy the key again, without quotes or spaces; several keys go by commas"
+    if not isinstance(keys, Sequence):
+        raise refusal("is neither a key nor a list of keys", remedy)
+    found: list[str] = []
+    for key in cast("Sequence[object]", keys):
+        if not isinstance(key, str) or not _KEY.fullmatch(key.strip()):
+            raise refusal("a key is empty or has a character that cannot stand in a header", remedy)
+        found.append(key.strip())
+    return tuple(dict.fromkeys(found))
+
+
+def read_models(value: object) -> str | tuple[tuple[str, str], ...]:
+    """Model names: one, or pairs of what is asked and what is sent, as a mapping, as pairs or as text."""
+    remedy = "write one model name, or asked=sent pairs with commas between them"
+    pairs: Iterable[object] = ()
+    if isinstance(value, str):
+        if _is_model_name(value) and not re.search("[=,]", value):
+            return value.strip()
+        pairs = [tuple(pair.split("=")) for pair in value.split(",")]
+    elif isinstance(value, Mapping):
+        pairs = cast("Mapping[object, object]", value).items()
+    elif isinstance(value, tuple):
+        pairs = cast("tuple[object, ...]", value)
+    models: dict[str, str] = {}
+    for pair in pairs:
+        names = cast("tuple[object, ...]", pair) if isinstance(pair, tuple) else ()
+        match names:
+            case (str(asked), str(sent)) if (
+                _is_model_name(asked) and _is_model_name(sent) and asked.strip() not in models
+            ):
+                models[asked.strip()] = sent.strip()
+            case _:
+                raise refusal("a model name is missing, unreadable or mapped twice", remedy)
+    if not models:
+        raise refusal("there is no model name", remedy)
+    return tuple(sorted(models.items()))
+
+
+def _is_model_name(text: str) -> bool:
+    return bool(text.strip()) and text.strip().isprintable()
+
+
+@dataclass(frozen=True, slots=True)
+class _Address:
+    """A route's address, read. `label` is the default name."""
+
+    url: str
+    host: str
+    label: str
+    region: str | None
+
+
+def _read_address(value: object) -> _Address:
+    if not isinstance(value, str):
+        raise refusal("the address is not text", _ADDRESS)
+    scheme, host, port, path = _split(value.strip())
+    region = None
+    label = re.sub(":+", "-", f"ipv6:{host}" if ":" in host else host) + (f"-{port}" if port else "")
+    if is_handle_host(host):
+        try:
+            handle = parse_handle(host)
+        except ValueError as error:
+            raise refusal(str(error), _ADDRESS) from None
+        host, region, path = handle.host, handle.region, path or "/v1"
+        label = region.lower().replace("_", "-") if region else handle.deployment
+    elif "://" not in value:
+        raise refusal("the address is neither a handle nor a URL with a scheme", _ADDRESS)
+    if path.endswith("/completions"):
+        raise refusal("the URL is that of a request, not the base", "take off /chat/completions: https://host/v1")
+    netloc = (f"[{host}]" if ":" in host else host) + (f":{port}" if port and port != _PORTS[scheme] else "")
+    return _Address(f"{scheme}://{netloc}{path}", host, label, region)
+
+
+def _split(given: str) -> tuple[str, str, int | None, str]:
+    """Scheme, host, port and path of a URL; without a scheme, of the handle it may be."""
+    if "@" in given:
+        raise refusal("there is a user name or a password in the URL", "take it out; keys belong in an api_key setting")
+    try:
+        url = urlsplit(given if "://" in given else f"https://{given}")
+        host, port, path = url.hostname or "", url.port, url.path.rstrip("/")
+    except ValueError:  # its message may quote anything
+        raise refusal("the host or the port of the address cannot be read", _ADDRESS) from None
+    if url.scheme not in _PORTS:
+        raise refusal("the scheme of the URL is not http or https", _ADDRESS)
+    if not host:
+        raise refusal("the URL has no host", _ADDRESS)
+    if not _HOST.fullmatch(host):
+        raise refusal("the host has a character that no host name has", "write it in ASCII (xn--...), without spaces")
+    if "?" in given or "#" in given:
+        raise refusal("there is a query or a fragment in the base URL", "end it with the path, as in https://host/v1")
+    if not PATH.fullmatch(path):
+        raise refusal("the path of the base URL cannot be read", _ADDRESS)
+    return url.scheme, host, port, path
+
+
+def _read_name(value: object) -> str:
+    if not isinstance(value, str) or not _NAME.fullmatch(value) or value.lower() == GLOBAL:
+        raise refusal(
+            "the name is empty, too long, reserved or has a character that a name cannot have",
+            "use letters, digits, '.', '_' and '-', starting with a letter or digit, at most 100; not 'global'",
+        )
+    return value
+
+
+def _read_region(value: object) -> str:
+    region = canonical_region(value) if isinstance(value, str) else ""
+    if not _REGION.fullmatch(region):
+        raise refusal("the region is not the name of a region", "use letters, digits and '_', as in US_ARIZONA_1")
+    return region
+
+
+def _read_kind(value: object) -> Kind:
+    try:
+        return Kind(str(value))
+    except ValueError:
+        raise refusal("there is no such kind of route", "use 'direct' or 'private'") from None
+
+
+def _read_bool(value: object) -> bool:
+    if not isinstance(value, bool):
+        raise refusal("allow_http is neither true nor false", "use true or false, without quotes")
+    return value
+
+
+def _is_local(host: str) -> bool:
+    """Whether a host is on this machine or a private network, as far as its name tells."""
+    try:
+        address = ip_address(host)
+    except ValueError:
+        # A name without a dot is never public (`vllm` in a compose file), unless it is a number in disguise.
+        return ("." not in host and host[0].isalpha()) or host.endswith((".localhost", ".local", ".internal"))
+    if isinstance(address, IPv6Address):
+        address = address.ipv4_mapped or address
+    return not address.is_global
+
+
+@dataclass(frozen=True, slots=True)
+class RouteStatus:
+    """What is known of a route now. Times are in seconds.
+
+    Attributes:
+        state: the breaker's state: `closed` (healthy), `half_open` (on trial) or `open` (not used).
+        since: how long it has been in that state.
+        round_trip: the estimated round trip; None while unmeasured.
+        first_token: the expected time to first token of a streamed request of typical size; None
+            while unmeasured.
+        in_flight: requests on their way now.
+        requests: attempts made since the router was made.
+        failures: how many of them failed through the route's fault.
+        last_failure: the class of the last failure, and how many seconds ago it was.
+        next_probe: seconds until the next probe; None while probing rests.
+        cooldown: seconds for which the route has asked to be left alone; 0 if it has not.
+        quarantine: why requests avoid it although it answers (a key refused); None if they do not.
+        incumbent: whether it is the route that requests go to by default now.
+        drained: whether `Router.drain` has taken it out.
+    """
+
+    name: str
+    kind: Kind
+    region: str | None
+    url: str
+    state: str
+    since: float
+    round_trip: float | None
+    first_token: float | None
+    in_flight: int
+    requests: int
+    failures: int
+    last_failure: tuple[str, float] | None
+    next_probe: float | None
+    cooldown: float
+    quarantine: str | None
+    incumbent: bool
+    drained: bool

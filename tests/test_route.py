@@ -1,0 +1,238 @@
+import pickle
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from smartroute.errors import ConfigError
+from smartroute.fireworks import REGIONS
+from smartroute.route import Kind, Route, canonical_region
+
+HANDLE = "my-account-abcd1234.us-arizona-1.direct.fireworks.ai"
+
+
+@pytest.mark.parametrize("region", REGIONS)
+def test_a_handle_tells_url_name_and_region(region: str) -> None:
+    label = region.lower().replace("_", "-")
+    route = Route(f"acct-dep1.{label}.direct.fireworks.ai", api_key="key")
+    assert (route.url, route.name, route.region) == (f"https://acct-dep1.{label}.direct.fireworks.ai/v1", label, region)
+    assert (route.kind, route.keys, route.models, route.allow_http) == (Kind.DIRECT, ("key",), None, False)
+    assert str(route) == label
+
+
+def test_a_handle_without_a_region_is_named_after_its_deployment() -> None:
+    route = Route("acct-dep1.direct.fireworks.ai")
+    assert (route.name, route.region) == ("acct-dep1", None)
+
+
+@pytest.mark.parametrize(
+    ("given_url", "url", "name"),
+    [
+        (HANDLE, f"https://{HANDLE}/v1", "us-arizona-1"),
+        (f"  {HANDLE}/ ", f"https://{HANDLE}/v1", "us-arizona-1"),
+        (f"https://{HANDLE}", f"https://{HANDLE}/v1", "us-arizona-1"),
+        (f"https://{HANDLE.upper()}.:443/v1//", f"https://{HANDLE}/v1", "us-arizona-1"),
+        (f"{HANDLE}:8443", f"https://{HANDLE}:8443/v1", "us-arizona-1"),
+        ("HTTPS://LLM.Example.COM/V1/", "https://llm.example.com/V1", "llm.example.com"),
+        ("https://llm.example.com", "https://llm.example.com", "llm.example.com"),
+        ("https://llm.example.com:443/v1", "https://llm.example.com/v1", "llm.example.com-443"),
+        ("https://llm.example.com:8443/v1", "https://llm.example.com:8443/v1", "llm.example.com-8443"),
+        ("https://xn--bcher-kva.example/v1", "https://xn--bcher-kva.example/v1", "xn--bcher-kva.example"),
+        ("https://10.0.0.1/a%20b/~c", "https://10.0.0.1/a%20b/~c", "10.0.0.1"),
+        ("http://[::1]:8000/v1", "http://[::1]:8000/v1", "ipv6-1-8000"),
+        ("https://[2001:DB8::5]/v1", "https://[2001:db8::5]/v1", "ipv6-2001-db8-5"),
+    ],
+)
+def test_addresses_in_their_normal_form(given_url: str, url: str, name: str) -> None:
+    route = Route(given_url)
+    assert (route.url, route.name) == (url, name)
+    assert Route(route.url, name=name) == route, "the normal form is its own normal form"
+
+
+@pytest.mark.parametrize(
+    ("address", "problem"),
+    [
+        ("", "no host"),
+        ("llm.example.com", "neither a handle nor a URL with a scheme"),
+        ("localhost:8000/v1", "neither a handle nor a URL with a scheme"),
+        ("ftp://llm.example.com", "not http or https"),
+        ("://llm.example.com", "not http or https"),
+        ("https:///v1", "no host"),
+        ("https://:443/v1", "no host"),
+        ("https://host:port/v1", "cannot be read"),
+        ("https://host:99999/v1", "cannot be read"),
+        ("https://[zz]/v1", "cannot be read"),
+        ("https://ho st/v1", "no host name has"),
+        ("https://bücher.example/v1", "no host name has"),
+        ("https://-.example/v1", "no host name has"),
+        ("https://user:pw@host.example/v1", "user name or a password"),
+        ("https://pw@host.example/v1", "user name or a password"),
+        (f"user:pw@{HANDLE}", "user name or a password"),
+        (f"https://u:12/pw@{HANDLE}", "user name or a password"),
+        ("https://host.example/v1?key=1", "query or a fragment"),
+        (f"https://{HANDLE}/v1?key=1", "query or a fragment"),
+        ("https://host.example/v1#x", "query or a fragment"),
+        ("https://host.example/v 1", "path of the base URL"),
+        ("https://host.example//v1", "path of the base URL"),
+        ("https://host.example/v1/chat/completions", "not the base"),
+        ("audio-prod.us-virginia-1.direct.fireworks.ai", "audio host"),
+        ("https://Audio-Turbo.us-virginia-1.direct.fireworks.ai/v1", "audio host"),
+        ("dep.us-virginia-1.direct.fireworks.ai", "no '-' between account and deployment"),
+        ("direct.fireworks.ai", "not of the form"),
+        (None, "not text"),
+    ],
+)
+def test_addresses_that_are_refused(address: Any, problem: str) -> None:
+    with pytest.raises(ConfigError, match=problem) as caught:
+        Route(address)
+    assert len(caught.value.problems) == 1
+    assert caught.value.problems[0].setting == "handle_or_url="
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        *("localhost", "api.localhost", "127.0.0.1", "10.1.2.3", "192.168.0.1", "169.254.1.1", "100.64.0.1"),
+        *("[::1]", "[fd00::1]", "[fe80::1]", "vllm", "llm.default.svc.cluster.local", "llm.corp.internal"),
+    ],
+)
+def test_plain_http_within_reach(host: str) -> None:
+    assert Route(f"http://{host}:8000/v1").url == f"http://{host}:8000/v1"
+
+
+@pytest.mark.parametrize(
+    "host",
+    ["8.8.8.8", "llm.example.com", HANDLE, "[2600::1]", "[::ffff:8.8.8.8]", "134744072", "0x08080808", "localhost.com"],
+)
+def test_plain_http_in_public(host: str) -> None:
+    with pytest.raises(ConfigError, match=r"in the clear.*allow_http = true"):
+        Route(f"http://{host}/v1")
+    assert Route(f"http://{host}/v1", allow_http=True).allow_http
+
+
+@pytest.mark.parametrize(
+    ("arguments", "setting", "problem"),
+    [
+        ({"name": ""}, "name=", "empty"),
+        ({"name": "a b"}, "name=", "character"),
+        ({"name": "-a"}, "name=", "letter or digit"),
+        ({"name": "x" * 101}, "name=", "too long"),
+        ({"name": "Global"}, "name=", "not 'global'"),
+        ({"name": 5}, "name=", "name"),
+        ({"region": ""}, "region=", "US_ARIZONA_1"),
+        ({"region": "EU_*"}, "region=", "US_ARIZONA_1"),
+        ({"region": 5}, "region=", "US_ARIZONA_1"),
+        ({"kind": "public"}, "kind=", "'direct' or 'private'"),
+        ({"api_key": ""}, "api_key=", "empty"),
+        ({"api_key": "a,"}, "api_key=", "empty"),
+        ({"api_key": ["a", ""]}, "api_key=", "empty"),
+        ({"api_key": "a b"}, "api_key=", "without quotes or spaces"),
+        ({"api_key": "a\nb"}, "api_key=", "cannot stand in a header"),
+        ({"api_key": "schlüssel"}, "api_key=", "cannot stand in a header"),
+        ({"api_key": [5]}, "api_key=", "empty"),
+        ({"api_key": 5}, "api_key=", "neither a key nor a list"),
+        ({"model": ""}, "model=", "model name"),
+        ({"model": "a=b,c"}, "model=", "missing"),
+        ({"model": "a,b"}, "model=", "asked=sent"),
+        ({"model": "a=b=c"}, "model=", "asked=sent"),
+        ({"model": "a=b,a=c"}, "model=", "mapped twice"),
+        ({"model": "=b"}, "model=", "missing"),
+        ({"model": "a\x00"}, "model=", "unreadable"),
+        ({"model": {}}, "model=", "no model name"),
+        ({"model": {"a": ""}}, "model=", "missing"),
+        ({"model": ("ab", "cd")}, "model=", "missing"),
+        ({"model": 5}, "model=", "no model name"),
+        ({"allow_http": "no"}, "allow_http=", "true or false"),
+    ],
+)
+def test_arguments_that_are_refused(arguments: dict[str, Any], setting: str, problem: str) -> None:
+    with pytest.raises(ConfigError, match=problem) as caught:
+        Route(HANDLE, **arguments)
+    assert [each.setting for each in caught.value.problems] == [setting]
+
+
+def test_everything_wrong_is_said_at_once() -> None:
+    with pytest.raises(ConfigError) as caught:
+        Route("ftp://host", name="", region="", kind="x", api_key="", model="", allow_http=1)  # type: ignore[arg-type]
+    assert {each.setting for each in caught.value.problems} == {
+        *("handle_or_url=", "name=", "region=", "kind=", "api_key=", "model=", "allow_http=")
+    }
+
+
+def test_keys_are_a_sequence_or_text_with_commas() -> None:
+    assert Route(HANDLE, api_key="one, two,one").keys == Route(HANDLE, api_key=["one", "two"]).keys == ("one", "two")
+
+
+def test_one_model_name_serves_whatever_was_asked() -> None:
+    route = Route(HANDLE, model="accounts/fireworks/models/m#accounts/a/deployments/d")
+    assert route.serves("gpt")
+    assert route.serves(None)
+    assert route.model_for("gpt") == route.model_for(None) == "accounts/fireworks/models/m#accounts/a/deployments/d"
+
+
+def test_no_model_name_leaves_what_was_asked() -> None:
+    route = Route(HANDLE)
+    assert route.serves("gpt")
+    assert route.model_for("gpt") == "gpt"
+    assert route.model_for(None) is None
+
+
+@pytest.mark.parametrize("model", ["gpt=m , mini=n", {"mini": "n", "gpt": "m"}, (("gpt", "m"), ("mini", "n"))])
+def test_a_mapping_serves_what_it_names(model: Any) -> None:
+    route = Route(HANDLE, model=model)
+    assert route.models == (("gpt", "m"), ("mini", "n"))
+    assert [route.serves(asked) for asked in ("gpt", "mini", "other", None)] == [True, True, False, False]
+    assert [route.model_for(asked) for asked in ("gpt", "mini", "other", None)] == ["m", "n", "other", None]
+
+
+def test_replace_keeps_what_it_is_not_told() -> None:
+    route = Route("http://vllm.example/v1", name="a", region="eu-1", kind="private", api_key="k", allow_http=True)
+    assert route.replace() == route
+    other = route.replace(keys=(), models=(("gpt", "m"),))
+    assert (other.keys, other.models) == ((), (("gpt", "m"),))
+    assert other.replace(keys=("k",)).models == (("gpt", "m"),)
+    assert (other.url, other.name, other.region, other.kind) == (route.url, "a", "EU_1", Kind.PRIVATE)
+
+
+def test_the_global_endpoint_has_its_own_name_and_region() -> None:
+    route = Route("https://api.fireworks.ai/inference/v1", kind=Kind.GLOBAL)
+    assert (route.name, route.region) == ("global", "GLOBAL")
+    assert route.replace(keys=("k",)).replace(keys=()) == route
+
+
+@pytest.mark.parametrize("copy", [lambda route: pickle.loads(pickle.dumps(route)), lambda route: route.replace()])
+def test_routes_are_values(copy: Callable[[Route], Route]) -> None:
+    route = Route(HANDLE, api_key="key", model={"a": "b"})
+    assert copy(route) == route
+    assert hash(copy(route)) == hash(route)
+    assert route != route.replace(keys=("other",))
+    with pytest.raises(AttributeError):
+        route.name = "x"  # type: ignore[misc]
+
+
+def test_canonical_region() -> None:
+    assert canonical_region(" us-arizona-1 ") == "US_ARIZONA_1" == canonical_region("US_ARIZONA_1")
+
+
+@given(st.text(st.characters(min_codepoint=33, max_codepoint=126, exclude_characters=",")).map("fw_".__add__))
+def test_a_key_is_never_shown(key: str) -> None:
+    route = Route(HANDLE, api_key=key)
+    assert route.keys == (key,)
+    assert key not in repr(route) + str(route)
+
+
+ADDRESSES = ("{}", "https://{}", "http://{}.example/v1", "{}.direct.fireworks.ai", "https://host.example/{}")
+
+
+@given(st.text(), st.sampled_from(ADDRESSES))
+def test_any_text_is_an_address_or_refused_without_being_quoted(text: str, place: str) -> None:
+    message = ""
+    try:
+        route = Route(place.format(f"fw_{text}"))
+    except ConfigError as error:
+        message = str(error)
+    else:
+        assert Route(route.url, name=route.name).url == route.url
+    assert "fw_" not in message
