@@ -1,0 +1,536 @@
+"""One request's journey, without any I/O.
+
+A driver tells the exchange what happened and does what it answers:
+
+    command = exchange.start(now)
+    while not delivered:
+        event = ... carry out the command ...
+        command = exchange.feed(event, now)
+    ... hand the body to the caller ...
+    exchange.settle(attempt, how, now)
+
+    Send ──▶ Answered ──▶ Hold ──▶ Content │ Whole │ Spoiled ──▶ Deliver
+      │                                       │
+      └──▶ Failed │ Diverted ─────────────────┴──▶ Send (elsewhere) │ Deliver │ Raise
+
+Attempts carry numbers, so that events of two attempts in flight can be told apart.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from enum import Enum, auto
+from typing import Protocol, assert_never
+
+from smartroute.policy.outcome import Again, Blame, Failure, Rule, rule_for_failure, rule_for_status
+from smartroute.policy.selection import Candidate
+from smartroute.route import Kind, Route
+
+__all__ = [
+    "Answered",
+    "Attempt",
+    "Call",
+    "Command",
+    "Content",
+    "Deliver",
+    "Diverted",
+    "Event",
+    "Exchange",
+    "Failed",
+    "Fleet",
+    "Gate",
+    "Hold",
+    "Raise",
+    "Record",
+    "Send",
+    "Spoiled",
+    "Whole",
+]
+
+MOST_ATTEMPTS_ON_ROUTES = 3
+MOST_ATTEMPTS_OF_A_RETRY = 2
+"""When the SDK itself is retrying: its retries and ours must not multiply."""
+MOST_RIVALS = 8
+"""Connections opened at once at the most when nothing is known of any route."""
+KEPT_FOR_GLOBAL = 1.0
+"""Seconds of the deadline that attempts on routes leave to the global endpoint."""
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """What routing needs to know of a request.
+
+    Attributes:
+        path: the path below the base URL.
+        model: the model asked for, if the body names one.
+        streaming: whether the answer is to be an event stream.
+        size: bytes of the body.
+        conversation: the affinity key, if any.
+        addressed: the name of the route whose URL the caller used; None: the global endpoint's.
+        pinned: the name of the endpoint that the caller insists on.
+        regions: patterns of regions the caller allows for this request; empty: as configured.
+        retry: which retry of the SDK's own this is; 0 for the first sending.
+    """
+
+    path: str
+    model: str | None
+    streaming: bool
+    size: int
+    conversation: str | None = None
+    addressed: str | None = None
+    pinned: str | None = None
+    regions: tuple[str, ...] = ()
+    retry: int = 0
+
+
+@dataclass(slots=True, eq=False)
+class Attempt:
+    """One send of the request to one endpoint, and what became of it.
+
+    The driver sets what only the wire knows (`sent` to `notes`); all else is the exchange's.
+
+    Attributes:
+        number: 1 for the first; a connection race that another route won leaves a gap.
+        key: which of the endpoint's keys is used.
+        until: when it must have brought an answer, in monotonic seconds; None: no limit of ours.
+        headers: raw header pairs to send along (trace context).
+        sent: whether a byte of the request may have reached the endpoint.
+        reused: whether it went over a connection that had served before.
+        sent_at: when its first byte was written.
+        first_byte: when the response's headers came.
+        connect: seconds that its new TCP connection took; None on a kept one.
+        notes: response headers worth keeping (request id, vendor timings), names in lower case.
+        content_at: when its first content (or its whole body) was in hand.
+        wait: what its Retry-After asks for, in seconds.
+    """
+
+    number: int
+    endpoint: Route
+    key: int
+    reason: str
+    started: float
+    until: float | None
+    headers: list[tuple[bytes, bytes]] = field(default_factory=list)
+    sent: bool = False
+    reused: bool = False
+    sent_at: float | None = None
+    first_byte: float | None = None
+    connect: float | None = None
+    notes: tuple[tuple[str, str], ...] = ()
+    content_at: float | None = None
+    ended: float | None = None
+    status: int | None = None
+    failure: Failure | None = None
+    detail: str = ""
+    rule: Rule | None = None
+    wait: float | None = None
+
+    @property
+    def on_global(self) -> bool:
+        """Whether it went to the global endpoint."""
+        return self.endpoint.kind is Kind.GLOBAL
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """What became of an attempt, for those who ask afterwards (`response.extensions["smartroute"]`)."""
+
+    endpoint: str
+    reason: str
+    status: int | None
+    failure: str | None
+    seconds: float
+
+
+class Gate(Enum):
+    """How much of a response must be in hand before anybody decides about it."""
+
+    FIRST_CONTENT = auto()
+    """An event stream, up to its first content."""
+    WHOLE = auto()
+    """A body that fails over as long as it is not complete."""
+    ERROR = auto()
+    """An error's body: kept in case it is the best there is."""
+
+
+# What the driver tells.
+
+
+@dataclass(frozen=True, slots=True)
+class Diverted:
+    """Nothing was sent: the connection to another route was ready first."""
+
+    attempt: Attempt
+    winner: str
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """No response came."""
+
+    attempt: Attempt
+    failure: Failure
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """The status and the headers came. `wait` is what Retry-After asks for, in seconds."""
+
+    attempt: Attempt
+    status: int
+    wait: float | None
+    event_stream: bool
+    encoded: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Content:
+    """The first content of a stream is in hand (or more than may be held back)."""
+
+    attempt: Attempt
+
+
+@dataclass(frozen=True, slots=True)
+class Whole:
+    """The whole body is in hand."""
+
+    attempt: Attempt
+
+
+@dataclass(frozen=True, slots=True)
+class Spoiled:
+    """The response went bad before its first content. `status`: what an error event named."""
+
+    attempt: Attempt
+    failure: Failure
+    detail: str
+    status: int | None = None
+
+
+Event = Diverted | Failed | Answered | Content | Whole | Spoiled
+
+
+# What the exchange answers.
+
+
+@dataclass(frozen=True, slots=True)
+class Send:
+    """Send the request. If it needs a new connection, race the rivals' connections against it.
+
+    Attributes:
+        rivals: endpoints to which the driver may open a connection as well, each `patience` seconds
+            after the one before; the first connection that is ready gets the request (`Diverted`).
+    """
+
+    attempt: Attempt
+    rivals: tuple[Route, ...]
+    patience: float
+
+
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """Read the response up to where the gate decides; hand nothing to the caller yet."""
+
+    attempt: Attempt
+    gate: Gate
+
+
+@dataclass(frozen=True, slots=True)
+class Deliver:
+    """Hand this attempt's response to the caller. `final`: tell the SDK that retrying cannot help."""
+
+    attempt: Attempt
+    final: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Raise:
+    """Raise this attempt's exception."""
+
+    attempt: Attempt
+
+
+Command = Send | Hold | Deliver | Raise
+
+
+class Fleet(Protocol):
+    """What an exchange asks of the router, and tells it. Thread-safe there, a plain object in tests."""
+
+    def ranking(self, call: Call, now: float) -> Sequence[Candidate]:
+        """Who may be asked as of now, best first."""
+
+    def patience(self, route: Route) -> float:
+        """How long to wait for the route's connection before racing another, in seconds."""
+
+    def keys(self, call: Call, route: Route) -> int:
+        """How many keys there are to try on the route for this call."""
+
+    def same_key(self, call: Call, one: Route, other: Route) -> bool:
+        """Whether two endpoints would get the same key."""
+
+    def replay(self, now: float) -> bool:
+        """Take a replay token."""
+
+    def departed(self, exchange: "Exchange", attempt: Attempt) -> None:
+        """An attempt is on its way."""
+
+    def answered(self, exchange: "Exchange", attempt: Attempt, now: float) -> None:
+        """An attempt brought an answer: its route is healthy, its times may be learned from."""
+
+    def blamed(self, exchange: "Exchange", attempt: Attempt, now: float, *, unreachable: bool) -> None:
+        """An attempt failed through its route's fault."""
+
+    def cooled(self, attempt: Attempt, seconds: float, now: float) -> None:
+        """A route asked to be left alone for so many seconds."""
+
+    def refused(self, exchange: "Exchange", attempt: Attempt, now: float) -> None:
+        """A route refused a key or a model that another endpoint accepted."""
+
+    def arrived(self, exchange: "Exchange", attempt: Attempt, now: float, *, how: str | None, size: int) -> None:
+        """An attempt is over; told exactly once for each that departed."""
+
+
+class Exchange:
+    """The decisions of one request's journey. Used by one thread or task at a time.
+
+    Args:
+        call: the request.
+        fleet: the router.
+        ranking: who may be asked, best first.
+        number: its number in events; 0 if nobody listens.
+        deadline: seconds that the whole exchange may take up to the first content; None: no limit.
+        at_once: nothing is known of any route: open connections to all of them at the same time.
+    """
+
+    __slots__ = (
+        "_at_once",
+        "_deadline",
+        "_fleet",
+        "_moves",
+        "_one_other",
+        "_ranking",
+        "_sends",
+        "_starved",
+        "_until",
+        "attempts",
+        "began",
+        "call",
+        "delivered",
+        "number",
+    )
+
+    def __init__(
+        self,
+        call: Call,
+        fleet: Fleet,
+        ranking: Sequence[Candidate],
+        *,
+        number: int = 0,
+        deadline: float | None = None,
+        at_once: bool = False,
+    ) -> None:
+        self.call = call
+        self._fleet = fleet
+        self._ranking = ranking
+        self._deadline = deadline
+        self.number = number
+        self.began = 0.0
+        self._until: float | None = None
+        self._at_once = at_once
+        self._sends = 0
+        self._moves = 0
+        self._starved = False
+        self._one_other: Attempt | None = None
+        self.attempts: list[Attempt] = []
+        self.delivered: Attempt | None = None
+
+    def start(self, now: float) -> Command:
+        """Set out. The ranking must not be empty."""
+        self.began = now
+        if self._deadline is not None:
+            self._until = now + self._deadline
+        first = self._ranking[0]
+        return self._send(first.route, first.reason, now)
+
+    def feed(self, event: Event, now: float) -> Command:
+        """Take note of what happened, and say what to do."""
+        match event:
+            case Diverted():
+                return self._diverted(event, now)
+            case Answered():
+                return self._answered(event, now)
+            case Content() | Whole():
+                return self._in_hand(event.attempt, now)
+            case Failed() | Spoiled():
+                return self._failed(event, now)
+        assert_never(event)
+
+    def settle(self, attempt: Attempt, how: str, now: float, *, size: int = 0, detail: str = "") -> None:
+        """The delivered body is over: `complete`, `closed` (by the caller) or `interrupted`."""
+        if attempt.ended is not None:
+            return
+        if how == "interrupted":
+            attempt.failure, attempt.detail = Failure.TRUNCATED, detail
+            if not attempt.on_global:
+                self._fleet.blamed(self, attempt, now, unreachable=False)
+        self._over(attempt, now, how=how, size=size)
+
+    def cancel(self, now: float) -> None:
+        """The caller went away before an answer: nothing is learned, nothing stays behind."""
+        for attempt in self.attempts:
+            if attempt.ended is None:
+                attempt.failure = Failure.CANCELLED
+                self._over(attempt, now, how="discarded")
+
+    def records(self, now: float) -> tuple[Record, ...]:
+        """The attempts so far, as values."""
+        return tuple(
+            Record(a.endpoint.name, a.reason, a.status, a.failure, (a.ended or now) - a.started) for a in self.attempts
+        )
+
+    # What follows from each event
+
+    def _diverted(self, event: Diverted, now: float) -> Command:
+        self._over(event.attempt, now, how="diverted")
+        self.attempts.remove(event.attempt)  # nothing was sent: it was no attempt
+        winner = next(c.route for c in self._ranking if c.route.name == event.winner)
+        return self._send(winner, "connection_race", now, race=False)
+
+    def _answered(self, event: Answered, now: float) -> Command:
+        attempt, status = event.attempt, event.status
+        attempt.status, attempt.wait = status, event.wait
+        if status >= 400:
+            return Hold(attempt, Gate.ERROR)
+        if attempt.on_global:
+            return self._in_hand(attempt, now)  # the request exactly as the SDK made it
+        if status >= 300:
+            return self._failed(Spoiled(attempt, Failure.REDIRECT, f"redirect ({status})"), now)
+        if not self.call.streaming:
+            return Hold(attempt, Gate.WHOLE)
+        if not event.event_stream:
+            return self._failed(Spoiled(attempt, Failure.CONTENT_TYPE, "not an event stream"), now)
+        return self._in_hand(attempt, now) if event.encoded else Hold(attempt, Gate.FIRST_CONTENT)
+
+    def _in_hand(self, attempt: Attempt, now: float) -> Command:
+        if attempt.status is not None and attempt.status >= 400:
+            return self._failed(Spoiled(attempt, Failure.STATUS, f"status {attempt.status}", attempt.status), now)
+        attempt.content_at = now
+        self._fleet.answered(self, attempt, now)
+        for earlier in self.attempts:  # now that another endpoint answered, it is clear whose fault it was
+            if earlier.rule is None or earlier.endpoint is attempt.endpoint:
+                continue
+            if earlier.rule.blame is Blame.IF_OTHERS_ANSWER:
+                self._fleet.blamed(self, earlier, now, unreachable=False)
+            elif earlier.status in (401, 403, 404):
+                self._fleet.refused(self, earlier, now)
+        self.delivered = attempt
+        return Deliver(attempt)
+
+    def _failed(self, event: Failed | Spoiled, now: float) -> Command:
+        attempt = event.attempt
+        attempt.failure, attempt.detail = event.failure, event.detail
+        status = event.status if isinstance(event, Spoiled) else None
+        attempt.rule = rule = rule_for_status(status) if status is not None else rule_for_failure(event.failure)
+        if isinstance(event, Spoiled) and event.failure is Failure.ERROR_EVENT and rule.again is Again.NOWHERE:
+            attempt.failure = None  # the caller's own mistake, told in the stream
+            self.delivered = attempt
+            return Deliver(attempt)
+        self._judge(attempt, rule, status, now)
+        if attempt.ended is None:
+            self._over(attempt, now, how="discarded" if attempt.status else None)
+        stale = attempt.reused and attempt.failure is Failure.RESET and attempt.first_byte is None
+        if stale and not any(a.reason == "stale_connection" for a in self.attempts):
+            return self._send(attempt.endpoint, "stale_connection", now, key=attempt.key)
+        if rule.again is Again.NOWHERE or self._pinned:
+            return self._conclude(attempt)
+        if attempt.status in (401, 403) and attempt.key + 1 < self._fleet.keys(self.call, attempt.endpoint):
+            return self._send(attempt.endpoint, "next_key", now, key=attempt.key + 1)
+        return self._move(attempt, rule, now) or self._conclude(None)
+
+    # Where next
+
+    def _judge(self, attempt: Attempt, rule: Rule, status: int | None, now: float) -> None:
+        stale = attempt.reused and attempt.failure is Failure.RESET and attempt.first_byte is None
+        if attempt.on_global or stale:
+            return
+        if status == 429 or (status == 503 and attempt.wait is not None):
+            self._fleet.cooled(attempt, 1.0 if attempt.wait is None else attempt.wait, now)
+        if rule.blame is Blame.OPEN or (rule.blame is Blame.COUNT and self.call.retry == 0):
+            self._fleet.blamed(self, attempt, now, unreachable=rule.blame is Blame.OPEN)
+
+    def _move(self, attempt: Attempt, rule: Rule, now: float) -> Command | None:
+        """Send it elsewhere, if limits, budget and deadline allow."""
+        if self._one_other is not None and attempt.sent:
+            return None
+        if self._until is not None and now >= self._until:
+            return None
+        tried = {a.endpoint.name for a in self.attempts}
+        on_routes = sum(not a.on_global for a in self.attempts)
+        self._ranking = self._fleet.ranking(self.call, now)
+        if self.call.retry and len(self.attempts) >= MOST_ATTEMPTS_OF_A_RETRY:
+            return None
+        for candidate in self._ranking:
+            route = candidate.route
+            on_global = route.kind is Kind.GLOBAL
+            if route.name in tried or (not on_global and on_routes >= MOST_ATTEMPTS_ON_ROUTES):
+                continue
+            if rule.again is Again.OTHER_KEY and self._fleet.same_key(self.call, attempt.endpoint, route):
+                continue
+            free = self._moves == 0 or on_global or not attempt.sent
+            if not free and not self._fleet.replay(now):
+                self._starved = True
+                continue
+            if rule.again in (Again.ONE_OTHER, Again.OTHER_KEY):
+                self._one_other = attempt
+            self._moves += attempt.sent
+            return self._send(route, "failover", now)
+        return None
+
+    def _conclude(self, answer: Attempt | None) -> Command:
+        """Nowhere else to go: the most telling thing that happened goes to the caller."""
+        answer = answer or self._one_other or _most_telling(self.attempts)
+        if answer.status is None or answer.status < 400:
+            return Raise(answer)
+        self.delivered = answer
+        return Deliver(answer, final=self._starved)
+
+    def _send(self, route: Route, reason: str, now: float, *, key: int = 0, race: bool = True) -> Send:
+        until = self._until
+        if until is not None and any(c.route.kind is Kind.GLOBAL and c.route is not route for c in self._ranking):
+            until -= min(KEPT_FOR_GLOBAL, (self._deadline or 0.0) / 2)
+        self._sends += 1
+        attempt = Attempt(self._sends, route, key, reason, now, until)
+        rivals = self._rivals(route) if race and not self._pinned else ()
+        self.attempts.append(attempt)
+        self._fleet.departed(self, attempt)
+        return Send(attempt, rivals, 0.0 if self._at_once else self._fleet.patience(route))
+
+    def _rivals(self, route: Route) -> tuple[Route, ...]:
+        tried = {a.endpoint.name for a in self.attempts}
+        others = (c.route for c in self._ranking if c.reason != "last_resort" and c.route is not route)
+        rivals = [r for r in others if r.name not in tried]
+        if self._at_once:  # nothing is known of the routes: global is no competitor, only what is left
+            rivals = [r for r in rivals if r.kind is not Kind.GLOBAL]
+        return tuple(rivals[: MOST_RIVALS - 1])
+
+    @property
+    def _pinned(self) -> bool:
+        return self.call.pinned is not None
+
+    def _over(self, attempt: Attempt, now: float, *, how: str | None, size: int = 0) -> None:
+        attempt.ended = now
+        self._fleet.arrived(self, attempt, now, how=how, size=size)
+
+
+def _most_telling(attempts: Sequence[Attempt]) -> Attempt:
+    """Which failure the caller should see.
+
+    A real answer tells more than an exception, and the last more than the first; but a fallback's own
+    401, 403 or 404 says nothing about the failure that led there. If every endpoint is saturated, the
+    shortest wait is the answer.
+    """
+    if all(a.status == 429 for a in attempts):
+        return min(attempts, key=lambda a: float("inf") if a.wait is None else a.wait)
+    answers = [a for a in attempts if a.status is not None and a.status >= 400]
+    telling = [a for a in answers if a is attempts[0] or a.status not in (401, 403, 404)]
+    return telling[-1] if telling else next(a for a in reversed(attempts) if a not in answers)

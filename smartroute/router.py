@@ -1,0 +1,610 @@
+"""The router: the one place with mutable state.
+
+It knows the routes' latencies and health, ranks them, and takes in what exchanges and probes report.
+Any number of sync and async clients of both HTTP families share one router: all of its methods may be
+called from any thread. Decisions are made under a lock, listeners are told after it is released.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import random as _random
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING, ClassVar
+from weakref import WeakKeyDictionary
+
+from cachetools import TTLCache
+
+from smartroute import events
+from smartroute.errors import ClosedError, NoRouteError, UnknownRouteError
+from smartroute.policy.breaker import Breaker, State
+from smartroute.policy.budget import Budget
+from smartroute.policy.exchange import Attempt, Call, Exchange
+from smartroute.policy.latency import Baseline, Latency
+from smartroute.policy.selection import HOLD, Candidate, Choice, Standing, choose
+from smartroute.route import GLOBAL, Route, RouteStatus, canonical_region
+
+if TYPE_CHECKING:
+    from smartroute.config import Config
+
+__all__ = ["Router"]
+
+logger = logging.getLogger("smartroute")
+
+QUIET = 300.0
+"""Seconds after the last request for which routes are still probed."""
+KEEP_WARM = 45.0
+"""Seconds after which a client probes a route for its own connections' sake (they are kept for 55)."""
+PROBE_JITTER = 0.1
+CONVERSATION_TIME = 600.0
+MOST_CONVERSATIONS = 10_000
+QUARANTINE = 300.0
+"""Seconds for which a route is avoided that refused a key or a model which another endpoint accepted."""
+TYPICAL_SIZE = 2_000
+"""Bytes of the request that `RouteStatus.first_token` speaks of."""
+
+
+@dataclass(slots=True)
+class _Known:
+    """What is known of one route."""
+
+    route: Route
+    breaker: Breaker
+    latency: Latency = field(default_factory=Latency)
+    in_flight: int = 0
+    requests: int = 0
+    failures: int = 0
+    last_failure: tuple[str, float] | None = None
+    probe_at: float = 0.0
+    probing: bool = False
+    cooldown_until: float = 0.0
+    quarantine: dict[str | None, tuple[str, float]] = field(default_factory=dict)
+    drained: bool = False
+
+    def obstacle(self, model: str | None, now: float) -> str | None:
+        """Why it must not be asked, if it must not."""
+        if self.drained:
+            return "drained"
+        if self.quarantine:
+            for key in (None, model):
+                if key in self.quarantine:
+                    if now < self.quarantine[key][1]:
+                        return "quarantine"
+                    del self.quarantine[key]
+        if now < self.cooldown_until:
+            return "cooldown"
+        if self.breaker.state is State.OPEN:
+            return "open"
+        if self.breaker.state is State.HALF_OPEN and self.in_flight:
+            return "busy"
+        return None
+
+
+class Router:
+    """Chooses routes, and remembers how they did.
+
+    Args:
+        config: the routes and settings.
+        clock: monotonic seconds; tests pass a virtual one.
+        wall: the time of day as a Unix timestamp (for dates in Retry-After).
+        random: numbers in [0, 1), to spread probes and backoffs.
+
+    A router made here lives until `close()`. Clients that are given only a configuration share the
+    router of that configuration among them, until the last of them closes.
+    """
+
+    _shared: ClassVar[dict[Config, tuple[Router, int]]] = {}
+    _shared_lock: ClassVar[threading.Lock] = threading.Lock()
+    _numbers: ClassVar[itertools.count[int]] = itertools.count(1)
+
+    def __init__(
+        self,
+        config: Config,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        wall: Callable[[], float] = time.time,
+        random: Callable[[], float] = _random.random,
+    ) -> None:
+        self.config = config
+        self.clock = clock
+        self.wall = wall
+        self._random = random
+        self._lock = threading.Lock()
+        now = clock()
+        self._known = {route.name: _Known(route, Breaker(now, random)) for route in config.routes}
+        self._global = config.global_route
+        self._baseline = Baseline()
+        self._budget = Budget(now)
+        self._conversations: TTLCache[tuple[str | None, str], str] = TTLCache(
+            MOST_CONVERSATIONS, CONVERSATION_TIME, clock
+        )
+        self._incumbent: str | None = None
+        self._held_until = now
+        self._racing_until = now
+        self._last_request: float | None = None
+        self._prober_visits: WeakKeyDictionary[object, dict[str, float]] = WeakKeyDictionary()
+        self._listeners: tuple[events.Listener, ...] = ()
+        self._broken_listeners: set[int] = set()
+        self._closed = False
+
+    # For everybody
+
+    def status(self) -> tuple[RouteStatus, ...]:
+        """What is known of each route, in the order of the configuration."""
+        now = self.clock()
+        with self._lock:
+            return tuple(self._status(known, now) for known in self._known.values())
+
+    def rank(
+        self, *, model: str | None = None, size: int = TYPICAL_SIZE, conversation: str | None = None
+    ) -> tuple[Candidate, ...]:
+        """Where each endpoint stands for such a request, and why: first those that would be asked, in turn.
+
+        Args:
+            model: the model asked for.
+            size: bytes of the request's body.
+            conversation: the affinity key.
+        """
+        call = Call("", model, streaming=True, size=size, conversation=conversation)
+        now = self.clock()
+        with self._lock:
+            choice = self._choose(call, now)
+        return choice.order + choice.refused
+
+    def pick(
+        self, *, model: str | None = None, size: int = TYPICAL_SIZE, conversation: str | None = None
+    ) -> Route | None:
+        """The endpoint that such a request would be sent to first; None if there is none."""
+        order = self.rank(model=model, size=size, conversation=conversation)
+        first = order[0] if order else None
+        return first.route if first and first.reason not in ("cooldown", "quarantine", "drained", "busy") else None
+
+    def drain(self, name: str) -> None:
+        """Send a route no further requests, until `resume`. Those on their way are not disturbed.
+
+        Raises:
+            UnknownRouteError: there is no such route.
+        """
+        self._find(name).drained = True
+
+    def resume(self, name: str) -> None:
+        """Use a drained route again; a quarantine and a cooldown end as well.
+
+        Raises:
+            UnknownRouteError: there is no such route.
+        """
+        known = self._find(name)
+        with self._lock:
+            known.drained = False
+            known.quarantine.clear()
+            known.cooldown_until = 0.0
+
+    def subscribe(self, listener: events.Listener) -> Callable[[], None]:
+        """Tell `listener` of every event from now on.
+
+        Returns:
+            a function that ends the subscription.
+        """
+        with self._lock:
+            self._listeners += (listener,)
+
+        def unsubscribe() -> None:
+            with self._lock:
+                self._listeners = tuple(other for other in self._listeners if other is not listener)
+
+        return unsubscribe
+
+    def close(self) -> None:
+        """Stop probing and take no more requests. Closing twice is harmless."""
+        self._closed = True
+
+    @property
+    def closed(self) -> bool:
+        """Whether `close` has been called."""
+        return self._closed
+
+    @classmethod
+    def shared(cls, config: Config) -> Router:
+        """The router of all clients with this configuration; each must `release` it once."""
+        with cls._shared_lock:
+            router, users = cls._shared.get(config, (None, 0))
+            if router is None or router.closed:
+                router, users = cls(config), 0
+            cls._shared[config] = (router, users + 1)
+            return router
+
+    @classmethod
+    def release(cls, router: Router) -> None:
+        """Give back a router from `shared`; it is closed with its last user."""
+        with cls._shared_lock:
+            shared, users = cls._shared.get(router.config, (None, 0))
+            if shared is not router:
+                return
+            if users > 1:
+                cls._shared[router.config] = (router, users - 1)
+                return
+            del cls._shared[router.config]
+        router.close()
+
+    # For the transports
+
+    def begin(self, call: Call) -> Exchange | None:
+        """Accept a request for routing; None: no endpoint may serve it, let it pass as it is.
+
+        Raises:
+            UnknownRouteError: it is pinned to a route that does not exist or that it may not use.
+            NoRouteError: routes serve the model, but none of them nor the global endpoint may be asked.
+            ClosedError: the router was closed.
+        """
+        if self._closed:
+            raise ClosedError(ClosedError.__doc__)
+        now = self.clock()
+        with self._lock:
+            self._last_request = now
+            self._budget.deposit()
+            if call.pinned is not None:
+                order: tuple[Candidate, ...] = (self._pinned(call, call.pinned, now),)
+            else:
+                choice = self._choose(call, now)
+                order = choice.order
+                if not any(c.route.name in self._known for c in choice.order + choice.refused):
+                    return None
+                if not order:
+                    raise NoRouteError([f"{c.route.name}: {c.reason}" for c in choice.refused])
+                self._adopt(choice, now)
+                if call.conversation is not None and order and order[0].route.name in self._known:
+                    self._conversations[call.model, call.conversation] = order[0].route.name
+            # Nothing known of any route: the first request opens connections to all of them at once.
+            at_once = order[0].reason == "unmeasured" and now >= self._racing_until
+            if at_once:
+                self._racing_until = now + 1.0
+        listening = any(getattr(listener, "active", True) for listener in self._listeners)
+        number = next(self._numbers) if listening else 0
+        if listening:
+            self.emit(events.ExchangeStarted(number, call.path, call.model, call.streaming, order, order[0].reason))
+        return Exchange(call, self, order, number=number, deadline=self.config.deadline, at_once=at_once)
+
+    def finish(self, exchange: Exchange, outcome: str) -> None:
+        """The whole exchange is over: `answered`, `failed`, `interrupted` or `cancelled`. Once for each."""
+        if not exchange.number:
+            return
+        delivered = exchange.delivered
+        self.emit(
+            events.ExchangeEnded(
+                exchange.number,
+                outcome,
+                delivered.endpoint if delivered else None,
+                len(exchange.attempts),
+                delivered is not None and delivered.on_global,
+                self.clock() - exchange.began,
+            )
+        )
+
+    def emit(self, event: events.Event) -> None:
+        """Tell every listener. One that fails is reported once and costs nobody anything."""
+        for listener in self._listeners:
+            try:
+                listener(event)
+            except Exception:  # a bug in telemetry must not fail a request
+                if id(listener) not in self._broken_listeners:
+                    self._broken_listeners.add(id(listener))
+                    logger.exception("A listener failed; requests go on. Further failures of it are not logged.")
+
+    # For an exchange (`policy.exchange.Fleet`)
+
+    def ranking(self, call: Call, now: float) -> tuple[Candidate, ...]:
+        """Who may be asked as of now, best first."""
+        with self._lock:
+            return self._choose(call, now).order
+
+    def patience(self, route: Route) -> float:
+        """How long to wait for the route's connection before racing another, in seconds."""
+        known = self._known.get(route.name)
+        return known.latency.patience if known else 0.5
+
+    def keys(self, call: Call, route: Route) -> int:
+        """How many keys there are to try: the caller's own where it addressed the route, else the route's."""
+        return 1 if route.name in (call.addressed, GLOBAL) else len(route.keys)
+
+    def same_key(self, call: Call, one: Route, other: Route) -> bool:
+        """Whether two endpoints would get the same key."""
+        mine = GLOBAL if call.addressed is None else call.addressed
+        return mine not in (one.name, other.name) and one.keys == other.keys
+
+    def replay(self, now: float) -> bool:
+        """Take a replay token."""
+        with self._lock:
+            return self._budget.take(now)
+
+    def departed(self, exchange: Exchange, attempt: Attempt) -> None:
+        """An attempt is on its way."""
+        known = self._known.get(attempt.endpoint.name)
+        if known is not None:
+            with self._lock:
+                known.in_flight += 1
+                known.requests += 1
+        if exchange.number:
+            self.emit(
+                events.AttemptStarted(
+                    exchange.number,
+                    attempt.number,
+                    attempt.endpoint,
+                    "POST",
+                    attempt.endpoint.url + exchange.call.path,
+                    attempt.reason,
+                    attempt.headers,
+                )
+            )
+
+    def answered(self, exchange: Exchange, attempt: Attempt, now: float) -> None:
+        """An attempt brought an answer: its route is healthy, its times may be learned from."""
+        known = self._known.get(attempt.endpoint.name)
+        if known is None:
+            return
+        call = exchange.call
+        with self._lock:
+            before = known.breaker.state
+            known.breaker.succeeded(now)
+            after = known.breaker.state
+            if not self.config.probe_interval and known.latency.round_trip is None and attempt.connect is not None:
+                known.latency.saw_round_trip(attempt.connect, now)  # nobody probes: a handshake is a round trip
+            if call.streaming and attempt.sent_at is not None:
+                known.latency.saw_first_token(now - attempt.sent_at, self._baseline, call.model, call.size, now)
+            if call.conversation is not None:
+                self._conversations[call.model, call.conversation] = known.route.name
+        self._changed(known, before, after, "a request was answered", exchange)
+
+    def blamed(self, exchange: Exchange, attempt: Attempt, now: float, *, unreachable: bool) -> None:
+        """An attempt failed through its route's fault."""
+        known = self._known.get(attempt.endpoint.name)
+        if known is None:
+            return
+        with self._lock:
+            before = known.breaker.state
+            known.failures += 1
+            known.last_failure = (attempt.detail or str(attempt.failure), now)
+            known.breaker.failed(now, attempt.detail, unreachable=unreachable, started=attempt.started)
+            self._opened(known, before)
+            after = known.breaker.state
+        self._changed(known, before, after, attempt.detail, exchange)
+
+    def cooled(self, attempt: Attempt, seconds: float, now: float) -> None:
+        """A route asked to be left alone for so many seconds."""
+        known = self._known.get(attempt.endpoint.name)
+        if known is not None:
+            with self._lock:
+                known.cooldown_until = max(known.cooldown_until, now + seconds)
+
+    def refused(self, exchange: Exchange, attempt: Attempt, now: float) -> None:
+        """A route refused a key, or a model, that another endpoint accepted: avoid it for a while."""
+        known = self._known.get(attempt.endpoint.name)
+        if known is None:
+            return
+        wrong_model = attempt.status == 404
+        why = "model not found" if wrong_model else "key refused"
+        scope = exchange.call.model if wrong_model else None
+        with self._lock:
+            known.quarantine[scope] = (why, now + QUARANTINE)
+        logger.warning(
+            "Route %s: %s (status %s) though another endpoint accepted the same request. "
+            "It is not used for %d s. Remedy: %s.",
+            known.route.name,
+            why,
+            attempt.status,
+            QUARANTINE,
+            "check SMARTROUTE_MODEL for this route"
+            if wrong_model
+            else "set the deployment's direct route key in SMARTROUTE_API_KEY (a console key does not work there)",
+        )
+
+    def arrived(self, exchange: Exchange, attempt: Attempt, now: float, *, how: str | None, size: int) -> None:
+        """An attempt is over."""
+        known = self._known.get(attempt.endpoint.name)
+        if known is not None:
+            with self._lock:
+                known.in_flight -= 1
+        if exchange.number:
+            since = attempt.started
+            self.emit(
+                events.AttemptEnded(
+                    exchange.number,
+                    attempt.number,
+                    attempt.endpoint,
+                    attempt.status,
+                    attempt.failure,
+                    attempt.detail,
+                    attempt.first_byte and attempt.first_byte - since,
+                    attempt.content_at and attempt.content_at - since,
+                    how,
+                    size,
+                    attempt.notes,
+                )
+            )
+
+    # For the probers
+
+    def claim_probes(self, prober: object) -> tuple[list[Route], float | None]:
+        """Which routes the prober is to probe now, and in how many seconds to ask again.
+
+        Every claimed route must be reported with `probed`. The clients that share a router share the
+        probing too; each also visits each route often enough to keep its own connections warm.
+
+        Returns:
+            the routes, and the wait in seconds; None: nothing to do until the next request.
+        """
+        now = self.clock()
+        interval = self.config.probe_interval
+        if self._closed or not interval or self._last_request is None or now - self._last_request > QUIET:
+            return [], None
+        claimed: list[Route] = []
+        wait = interval
+        with self._lock:
+            visits = self._prober_visits.setdefault(prober, {})
+            for known in self._known.values():
+                name = known.route.name
+                is_open = known.breaker.state is State.OPEN
+                due = known.breaker.retry_at if is_open else known.probe_at
+                if not is_open:
+                    due = min(due, visits.setdefault(name, now) + KEEP_WARM)
+                if due <= now and not known.probing:
+                    known.probing = True
+                    known.probe_at = now + interval * (1 + PROBE_JITTER * (2 * self._random() - 1))
+                    visits[name] = now
+                    claimed.append(known.route)
+                else:
+                    wait = min(wait, due - now)
+        return claimed, max(wait, 0.01)
+
+    def probed(
+        self,
+        route: Route,
+        *,
+        round_trip: float | None,
+        status: int | None,
+        failure: str | None,
+        unreachable: bool,
+        started: float,
+    ) -> None:
+        """A claimed probe is over.
+
+        Args:
+            round_trip: seconds from the request's first byte to the response's headers; None if none came.
+            failure: the failure's class or the status code; None for an answer below 500.
+            unreachable: no connection could be made.
+            started: when it set out, in monotonic seconds.
+        """
+        known = self._known[route.name]
+        now = self.clock()
+        good = failure is None and status not in (401, 403)
+        with self._lock:
+            known.probing = False
+            before = known.breaker.state
+            if failure is None and round_trip is not None:
+                known.latency.saw_round_trip(round_trip, now)
+            if before is State.OPEN:
+                known.breaker.probed(now, good=good)
+            elif failure is not None:
+                known.failures += 1
+                known.last_failure = (failure, now)
+                known.breaker.failed(now, failure, unreachable=unreachable, started=started)
+                self._opened(known, before)
+            after = known.breaker.state
+        self._changed(known, before, after, failure or "probes answered", None)
+        if self._listeners:
+            self.emit(events.ProbeEnded(route, round_trip if failure is None else None, failure))
+
+    def unprobed(self, route: Route) -> None:
+        """A claimed probe was given up without a result (its client closed)."""
+        with self._lock:
+            self._known[route.name].probing = False
+            self._known[route.name].probe_at = self.clock()
+
+    # Under the lock
+
+    def _choose(self, call: Call, now: float) -> Choice:
+        standings = []
+        for known in self._known.values():
+            route = known.route
+            if not route.serves(call.model):
+                continue
+            if known.breaker.state is State.OPEN:
+                known.breaker.give_up_waiting(now, probing=self.config.probe_interval > 0)
+            standings.append(
+                Standing(
+                    route,
+                    known.latency.expected(self._baseline, call.model, call.size, now),
+                    known.breaker.state,
+                    known.breaker.since,
+                    known.obstacle(call.model, now) if self._allowed(route.region, call) else "region",
+                )
+            )
+        conversation = None
+        if call.conversation is not None:
+            conversation = self._conversations.get((call.model, call.conversation))
+        return choose(
+            standings,
+            self._fallback(call),
+            incumbent=self._incumbent,
+            held_until=self._held_until,
+            conversation=conversation,
+            now=now,
+        )
+
+    def _adopt(self, choice: Choice, now: float) -> None:
+        if choice.moved:
+            self._held_until = now + HOLD
+        self._incumbent = choice.incumbent
+
+    def _fallback(self, call: Call) -> Route | None:
+        """The global endpoint, where this call may go to it."""
+        if self._global is None or not self._allowed(self._global.region, call):
+            return None
+        if call.addressed is not None and not self.config.global_api_key:
+            return None  # the caller's key belongs to the route it addressed
+        return self._global
+
+    def _allowed(self, region: str | None, call: Call) -> bool:
+        if not self.config.allows(region):
+            return False
+        return not call.regions or any(fnmatchcase(region or "", canonical_region(p)) for p in call.regions)
+
+    def _pinned(self, call: Call, name: str, now: float) -> Candidate:
+        allowed = {n: k.route for n, k in self._known.items() if self._allowed(k.route.region, call)}
+        if (fallback := self._fallback(call)) is not None:
+            allowed[GLOBAL] = fallback
+        if name not in allowed:
+            raise UnknownRouteError(name, tuple(allowed))
+        known = self._known.get(name)
+        score = known.latency.expected(self._baseline, call.model, call.size, now) if known else None
+        return Candidate(allowed[name], score, known.breaker.state if known else State.CLOSED, "pinned")
+
+    def _find(self, name: str) -> _Known:
+        try:
+            return self._known[name]
+        except KeyError:
+            raise UnknownRouteError(name, tuple(self._known)) from None
+
+    def _opened(self, known: _Known, before: State) -> None:
+        """After an outage nothing of before it counts."""
+        if known.breaker.state is State.OPEN and before is not State.OPEN:
+            known.latency.forget_service()
+
+    def _status(self, known: _Known, now: float) -> RouteStatus:
+        breaker, latency = known.breaker, known.latency
+        probing = self.config.probe_interval and self._last_request is not None and now - self._last_request <= QUIET
+        due = breaker.retry_at if breaker.state is State.OPEN else known.probe_at
+        quarantine = next((why for why, until in known.quarantine.values() if now < until), None)
+        return RouteStatus(
+            name=known.route.name,
+            kind=known.route.kind,
+            region=known.route.region,
+            url=known.route.url,
+            state=breaker.state,
+            since=now - breaker.since,
+            round_trip=latency.round_trip,
+            first_token=latency.expected(self._baseline, None, TYPICAL_SIZE, now),
+            in_flight=known.in_flight,
+            requests=known.requests,
+            failures=known.failures,
+            last_failure=known.last_failure and (known.last_failure[0], now - known.last_failure[1]),
+            next_probe=max(due - now, 0.0) if probing else None,
+            cooldown=max(known.cooldown_until - now, 0.0),
+            quarantine=quarantine,
+            incumbent=known.route.name == self._incumbent,
+            drained=known.drained,
+        )
+
+    # After the lock
+
+    def _changed(self, known: _Known, before: State, after: State, cause: str, exchange: Exchange | None) -> None:
+        if before is after:
+            return
+        logger.info("Route %s: %s -> %s (%s)", known.route.name, before, after, cause)
+        if self._listeners:
+            number = exchange.number if exchange else None
+            self.emit(events.BreakerChanged(known.route, before, after, cause, number or None))
