@@ -1,0 +1,53 @@
+"""Smart routing with regional failover for OpenAI-compatible inference, in process.
+
+    client = OpenAI(http_client=smartroute.Client())
+
+`Client` and `AsyncClient` are those of the HTTP family that the installed OpenAI SDK speaks: httpx2 from
+openai 3 on, httpx before. `smartroute.httpx` and `smartroute.httpx2` have them by name.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+from smartroute.config import Config
+from smartroute.errors import ConfigError, SmartrouteError
+from smartroute.route import Kind, Route, RouteStatus
+from smartroute.router import Router
+
+if TYPE_CHECKING:
+    from smartroute.httpx2 import AsyncClient, Client
+
+__all__ = [
+    "AsyncClient",
+    "Client",
+    "Config",
+    "ConfigError",
+    "Kind",
+    "Route",
+    "RouteStatus",
+    "Router",
+    "SmartrouteError",
+    "__version__",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Load what needs an HTTP library, or a look at the installation, when it is asked for."""
+    if name in ("Client", "AsyncClient"):
+        from importlib import import_module
+
+        return getattr(import_module(f"smartroute.{_family()}"), name)
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("smartroute")
+    raise AttributeError(f"module 'smartroute' has no attribute {name!r}")
+
+
+def _family() -> str:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        major = int(version("openai").split(".")[0])
+    except (PackageNotFoundError, ValueError):
+        return "httpx2"
+    return "httpx2" if major >= 3 else "httpx"

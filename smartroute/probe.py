@@ -1,0 +1,140 @@
+"""Probing in the background: measures routes, keeps connections warm, notices recovery.
+
+A daemon thread for sync clients, a timer and short tasks in the running loop for async ones. Both start
+with the first request, rest five minutes after the last, and end with their client. What to probe is
+the router's decision; how to probe is the driver's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import weakref
+from collections.abc import Awaitable, Callable
+
+from smartroute.route import Route
+from smartroute.router import Router
+
+__all__ = ["AsyncProber", "SyncProber"]
+
+logger = logging.getLogger("smartroute")
+
+LONGEST_WAIT = 1.0
+"""Seconds between two looks at what is due: a breaker may open in between."""
+
+
+class SyncProber:
+    """Probes for one sync client."""
+
+    def __init__(self, router: Router, probe: Callable[[Route], None]) -> None:
+        self._router = router
+        self._probe = weakref.WeakMethod(probe)
+        self._lock = threading.Lock()
+        self._stop = threading.Event()
+        self._running = False
+
+    def wake(self) -> None:
+        """A request was accepted: probe from now on."""
+        if not self._router.config.probe_interval:
+            return
+        with self._lock:
+            if self._running or self._stop.is_set():
+                return
+            self._running = True
+        self._start(_watch, weakref.ref(self), self._stop)
+
+    def close(self) -> None:
+        """Stop. Probes under way end by themselves; nobody waits for them."""
+        self._stop.set()
+
+    def round(self) -> float | None:
+        """Start the probes that are due.
+
+        Returns:
+            the seconds until the next round; None: there is nothing more to do for now.
+        """
+        routes, wait = self._router.claim_probes(self)
+        for route in routes:
+            if not self._start(self._probe_one, route):
+                self._router.unprobed(route)
+        if wait is None:
+            self._running = False
+        return wait
+
+    def _probe_one(self, route: Route) -> None:
+        probe = self._probe()
+        try:
+            if probe is None or self._stop.is_set():
+                self._router.unprobed(route)
+            else:
+                probe(route)
+        except Exception:  # never into the application
+            self._router.unprobed(route)
+            logger.debug("A probe of route %s failed within smartroute.", route.name, exc_info=True)
+
+    def _start(self, target: Callable[..., None], *args: object) -> bool:
+        try:
+            threading.Thread(target=target, args=args, name="smartroute-probe", daemon=True).start()
+        except RuntimeError:  # no more threads, or the interpreter is going down
+            return False
+        return True
+
+
+def _watch(prober_ref: weakref.ref[SyncProber], stop: threading.Event) -> None:
+    """The thread: holds its prober weakly, so that a forgotten client can be collected."""
+    while (prober := prober_ref()) is not None:
+        wait = prober.round()
+        del prober
+        if wait is None or stop.wait(min(wait, LONGEST_WAIT)):
+            return
+
+
+class AsyncProber:
+    """Probes for one async client in one event loop."""
+
+    def __init__(
+        self, router: Router, probe: Callable[[Route], Awaitable[None]], loop: asyncio.AbstractEventLoop
+    ) -> None:
+        self._router = router
+        self._probe = probe
+        self._loop = loop
+        self._timer: asyncio.TimerHandle | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._closed = False
+
+    def wake(self) -> None:
+        """A request was accepted: probe from now on."""
+        if self._timer is None and not self._closed and self._router.config.probe_interval:
+            self._timer = self._loop.call_later(0, self._round)
+
+    async def close(self) -> None:
+        """Stop, and wait until the probes under way have been cancelled."""
+        self._closed = True
+        if self._timer is not None:
+            self._timer.cancel()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def _round(self) -> None:
+        self._timer = None
+        if self._closed:
+            return
+        routes, wait = self._router.claim_probes(self)
+        for route in routes:
+            task = self._loop.create_task(self._probe_one(route), name="smartroute-probe")
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+        if wait is not None:
+            self._timer = self._loop.call_later(min(wait, LONGEST_WAIT), self._round)
+
+    async def _probe_one(self, route: Route) -> None:
+        try:
+            await self._probe(route)
+        except asyncio.CancelledError:
+            self._router.unprobed(route)
+            raise
+        except Exception:  # never into the application
+            self._router.unprobed(route)
+            logger.debug("A probe of route %s failed within smartroute.", route.name, exc_info=True)

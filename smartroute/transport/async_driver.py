@@ -1,0 +1,318 @@
+"""The async driver: carries an exchange out on asyncio.
+
+Connections belong to the event loop they were made in, so each running loop has a home of its own:
+pools, spares and prober. It is shut when the client is closed, or when `asyncio.run` ends its loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncGenerator, AsyncIterator
+from typing import TYPE_CHECKING, Any, assert_never
+from weakref import WeakKeyDictionary
+
+import httpcore2
+
+from smartroute.errors import NoRouteError
+from smartroute.policy.exchange import Deliver, Diverted, Event, Exchange, Gate, Hold, Raise, Send, Spoiled
+from smartroute.probe import AsyncProber
+from smartroute.transport import connect
+from smartroute.transport.async_wire import AsyncWire
+from smartroute.transport.connect import failure_of
+from smartroute.transport.driver import DRAIN_BYTES, DRAIN_LIMIT, ERROR_LIMIT, BodyBase, DriverBase, Flight, describe
+from smartroute.transport.pools import Pools, TransportOptions
+from smartroute.transport.rewrite import Intake, without_own_headers
+from smartroute.transport.stream import holder
+
+if TYPE_CHECKING:
+    import httpx2
+
+    from smartroute.route import Route
+    from smartroute.router import Router
+    from smartroute.transport.family import Family
+
+__all__ = ["AsyncDriver"]
+
+
+class AsyncDriver(DriverBase):
+    """One async client's way to its endpoints, in any number of event loops."""
+
+    def __init__(self, family: Family, router: Router, options: TransportOptions, byte_stream: type[Any]) -> None:
+        super().__init__(family, router, options)
+        self._homes: WeakKeyDictionary[asyncio.AbstractEventLoop, Home] = WeakKeyDictionary()
+        # What the family's client insists on is a subclass of its own stream class.
+        self._body = type("RoutedStream", (AsyncBody, byte_stream), {})
+        self._plain_body = type("PlainStream", (AsyncPlainBody, byte_stream), {})
+
+    async def handle(self, request: httpx2.Request) -> httpx2.Response:
+        """Send a request; the whole of the transport's `handle_async_request`."""
+        home = await self._home()
+        intake = self._intake(request)
+        try:
+            exchange = self.router.begin(intake.call) if intake is not None else None
+        except NoRouteError as error:
+            raise self.family.ConnectError(str(error), request=request) from error
+        if intake is None or exchange is None:
+            return await self._pass_through(request, home.pools)
+        home.prober.wake()
+        flights: dict[int, Flight] = {}
+        try:
+            return await self._fly(exchange, intake, flights, home.pools)
+        except BaseException as error:
+            exchange.cancel(self.clock())
+            self.router.finish(exchange, "failed" if isinstance(error, Exception) else "cancelled")
+            for flight in flights.values():
+                await _discard(flight)
+            raise
+
+    async def close(self) -> None:
+        """Close every connection, in whatever loop it was made."""
+        here = asyncio.get_running_loop()
+        for loop, home in tuple(self._homes.items()):
+            if loop is here:
+                await home.close()
+            elif loop.is_running():
+                asyncio.run_coroutine_threadsafe(home.close(), loop)
+            else:
+                home.pools.wire.spares.close()
+        self._homes.clear()
+
+    async def probe(self, route: Route, pools: Pools[httpcore2.AsyncConnectionPool]) -> None:
+        """Measure a route by a small GET over its own connections, trying its keys in turn."""
+        pool, proxied = pools.of(route)
+        for key in range(most := max(len(route.keys), 1)):
+            watch = self._probe_watch(route, key)
+            request = self.rewriter.probe(route, key, self._probe_extensions(watch, proxied=proxied))
+            try:
+                response = await pool.handle_async_request(request)
+            except Exception as error:
+                self._report(route, watch, None, failure_of(error, watch))
+                return
+            watch.attempt.first_byte = self.clock()
+            with contextlib.suppress(Exception):  # the way is known by now
+                async with contextlib.aclosing(response):
+                    await response.aread()
+            if response.status not in (401, 403) or key + 1 == most:
+                self._report(route, watch, response.status, None)
+                return
+
+    async def _home(self) -> Home:
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:
+            raise RuntimeError("smartroute's async clients need asyncio; trio is not supported") from None
+        home = self._homes.get(loop)
+        if home is None:
+            home = self._homes[loop] = Home(self, loop)
+            await home.open()
+        return home
+
+    async def _fly(
+        self,
+        exchange: Exchange,
+        intake: Intake,
+        flights: dict[int, Flight],
+        pools: Pools[httpcore2.AsyncConnectionPool],
+    ) -> httpx2.Response:
+        command = exchange.start(self.clock())
+        while True:
+            match command:
+                case Send():
+                    for other in flights.values():
+                        await _discard(other)
+                    flight, pool, request = self._board(command, intake, pools)
+                    flights[command.attempt.number] = flight
+                    event = await self._send(flight, pool, request, exchange, intake.request)
+                case Hold():
+                    event = await self._hold(flights[command.attempt.number], command.gate)
+                case Deliver():
+                    flight = flights[command.attempt.number]
+                    return self._deliver(exchange, flight, intake.request, final=command.final)
+                case Raise():
+                    raise self._exception(flights[command.attempt.number], intake.request)
+                case _:
+                    assert_never(command)
+            command = exchange.feed(event, self.clock())
+
+    async def _send(
+        self,
+        flight: Flight,
+        pool: httpcore2.AsyncConnectionPool,
+        request: httpcore2.Request,
+        exchange: Exchange,
+        asked: httpx2.Request,
+    ) -> Event:
+        try:
+            response = await pool.handle_async_request(request)
+        except connect.Diverted as diverted:
+            return Diverted(flight.watch.attempt, diverted.winner)
+        except Exception as error:
+            return self._failed(flight, error, asked)
+        flight.source = aiter(response.aiter_stream())
+        return self._answered(flight, response, exchange)
+
+    async def _hold(self, flight: Flight, gate: Gate) -> Event:
+        held = holder(gate, flight.watch.attempt)
+        flight.chunks = held.chunks
+        if gate is Gate.ERROR:
+            flight.watch.until = self.clock() + ERROR_LIMIT
+        verdict = None
+        try:
+            async for chunk in flight.source:
+                if verdict := held.feed(chunk):
+                    break
+        except Exception as error:
+            flight.whole = gate is Gate.ERROR  # an error cut short is an error all the same
+            if not flight.whole:
+                flight.error = error
+                failure = failure_of(error, flight.watch)
+                return Spoiled(flight.watch.attempt, failure, describe(failure, error))
+        if verdict is None:
+            flight.whole = True
+            verdict = held.end()
+        if flight.whole:
+            await _discard(flight)
+        return verdict
+
+    def _deliver(self, exchange: Exchange, flight: Flight, request: httpx2.Request, *, final: bool) -> httpx2.Response:
+        flight.watch.until = None
+        if flight.whole:
+            content = b"".join(flight.chunks)
+            self.settle(exchange, flight.watch.attempt, "complete", len(content))
+            return self._response(flight, exchange, self.family.ByteStream(content), final=final)
+        body = self._body(self, exchange, flight, request)
+        return self._response(flight, exchange, body, final=final)
+
+    async def _pass_through(
+        self, request: httpx2.Request, pools: Pools[httpcore2.AsyncConnectionPool]
+    ) -> httpx2.Response:
+        """The request exactly as the SDK made it, over the caller's own limits."""
+        url = request.url
+        core = httpcore2.Request(
+            request.method,
+            httpcore2.URL(scheme=url.raw_scheme, host=url.raw_host, port=url.port, target=url.raw_path),
+            headers=without_own_headers(request.headers.raw),
+            content=request.stream,
+            extensions=request.extensions,
+        )
+        try:
+            response = await pools.plain(url).handle_async_request(core)
+        except Exception as error:
+            self.refuse(error, request)
+        stream = self._plain_body(self, response, request)
+        return self.family.Response(
+            response.status, headers=response.headers, stream=stream, extensions=response.extensions
+        )
+
+
+class Home:
+    """What one client has in one event loop."""
+
+    def __init__(self, driver: AsyncDriver, loop: asyncio.AbstractEventLoop) -> None:
+        self.pools = Pools(driver.pool_options, httpcore2.AsyncConnectionPool, AsyncWire(driver.clock))
+        self.prober = AsyncProber(driver.router, lambda route: driver.probe(route, self.pools), loop)
+        self._lifeline = self._live()
+
+    async def open(self) -> None:
+        """Make the loop's end known: `asyncio.run` closes the async generators that began in its loop."""
+        await anext(self._lifeline)
+
+    async def close(self) -> None:
+        """Close every connection. Closing twice is harmless."""
+        await self._lifeline.aclose()
+
+    async def _live(self) -> AsyncGenerator[None]:
+        try:
+            yield
+        finally:
+            await self.prober.close()
+            await self.pools.wire.aclose()
+            for pool in self.pools.drain():
+                await pool.aclose()
+
+
+async def _discard(flight: Flight) -> None:
+    """Close a response that is not delivered (or that is in hand), before anything else is sent."""
+    if flight.open and flight.response is not None:
+        flight.open = False
+        with contextlib.suppress(Exception):  # it is not needed any more
+            await flight.source.aclose()
+            await flight.response.aclose()
+
+
+class AsyncBody(BodyBase):
+    """The stream that an async caller reads. Iteration resumes where it stopped: the SDK relies on it."""
+
+    _driver: AsyncDriver
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self
+
+    async def __anext__(self) -> bytes:
+        if self._over:
+            raise StopAsyncIteration
+        for chunk in self._held:
+            return self._pass(chunk)
+        try:
+            return self._pass(await anext(self._flight.source))
+        except StopAsyncIteration:
+            error = self._at_end()
+        except Exception as broken:
+            error = self._broken(broken)
+        await _discard(self._flight)
+        if error is not None:
+            raise error
+        raise StopAsyncIteration
+
+    async def aclose(self) -> None:
+        """Close the stream; closing twice is harmless."""
+        if self._over:
+            return
+        if self._tail is not None and self._tail.done:
+            await self._drain()
+            self._settle("complete")
+        else:
+            self._settle("closed")
+        await _discard(self._flight)
+
+    def __del__(self) -> None:
+        if self._over:
+            return
+        self._settle("closed")
+        with contextlib.suppress(RuntimeError):  # no loop is running: the connection went with it
+            loop = asyncio.get_running_loop()
+            loop.call_soon(lambda flight: loop.create_task(_discard(flight)), self._flight)
+
+    async def _drain(self) -> None:
+        """Read to the end of file: it is the price of keeping the connection."""
+        watch = self._flight.watch
+        watch.until = watch.clock() + DRAIN_LIMIT
+        left = DRAIN_BYTES
+        with contextlib.suppress(Exception):  # then the connection is lost, as it would have been anyway
+            async for chunk in self._flight.source:
+                left -= len(chunk)
+                if left < 0:
+                    break
+
+
+class AsyncPlainBody:
+    """The stream of a request that passed through."""
+
+    def __init__(self, driver: AsyncDriver, response: httpcore2.Response, request: httpx2.Request) -> None:
+        self._driver = driver
+        self._request = request
+        self._response = response
+        self._source: Any = response.aiter_stream()
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        try:
+            async for chunk in self._source:
+                yield chunk
+        except Exception as error:
+            self._driver.refuse(error, self._request)
+
+    async def aclose(self) -> None:
+        """Close the response."""
+        await self._source.aclose()
+        await self._response.aclose()

@@ -1,0 +1,312 @@
+"""The async wire: an asyncio protocol under httpcore's async pool.
+
+One object is both asyncio's protocol and httpcore's stream: no task, no lock and no wrapper between the
+event loop and the HTTP parser.
+"""
+
+import asyncio
+import contextlib
+import socket
+import ssl
+from collections.abc import Callable, Iterable
+from typing import Any, cast
+
+import aiohappyeyeballs
+import httpcore2
+
+from smartroute.transport.connect import (
+    Diverted,
+    Limit,
+    Rival,
+    Spares,
+    Watch,
+    allowance,
+    is_readable,
+    note_write,
+    prepare,
+    too_old,
+)
+
+__all__ = ["AsyncWire"]
+
+MOST_BUFFERED = 256 * 1024
+"""Bytes read ahead of the caller before the socket is left to fill up."""
+HAPPY_EYEBALLS_DELAY = 0.25
+"""Seconds between the addresses of one host (RFC 8305)."""
+
+
+class AsyncStream(httpcore2.AsyncNetworkStream, asyncio.Protocol):
+    """One connection. Counts the requests it serves and notes their first bytes."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, clock: Callable[[], float]) -> None:
+        self._loop = loop
+        self._clock = clock
+        self._born = clock()
+        self._served = 0
+        self._transport: asyncio.Transport
+        self._chunks: list[bytes] = []
+        self._buffered = 0
+        self._reading = True
+        self._ended = False
+        self._error: Exception | None = None
+        self._reader: asyncio.Future[bool] | None = None
+        self._writable: asyncio.Future[bool] | None = None
+
+    # asyncio's side
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.Transport", transport)
+
+    def data_received(self, data: bytes) -> None:
+        self._chunks.append(data)
+        self._buffered += len(data)
+        if self._reader is not None and not self._reader.done():
+            self._reader.set_result(True)
+        elif self._buffered > MOST_BUFFERED and self._reading:
+            self._reading = False
+            self._transport.pause_reading()
+
+    def eof_received(self) -> None:
+        self._end(None)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._end(exc)
+
+    def pause_writing(self) -> None:
+        self._writable = self._loop.create_future()
+
+    def resume_writing(self) -> None:
+        if self._writable is not None and not self._writable.done():
+            self._writable.set_result(True)
+        self._writable = None
+
+    def _end(self, error: Exception | None) -> None:
+        self._ended = True
+        self._error = self._error or error
+        if self._reader is not None and not self._reader.done():
+            self._reader.set_result(True)
+        self.resume_writing()
+
+    # httpcore's side
+
+    async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+        if not self._chunks and not self._ended:
+            self._reader = self._loop.create_future()
+            try:
+                await _within(self._loop, self._reader, allowance(timeout))
+            except TimeoutError as error:
+                if type(timeout) is Limit:
+                    self._note_expiry(timeout.watch)
+                raise httpcore2.ReadTimeout(str(error)) from error
+            finally:
+                self._reader = None
+        if not self._chunks:
+            if self._error is not None:
+                raise httpcore2.ReadError(str(self._error)) from self._error
+            return b""
+        data = self._chunks[0] if len(self._chunks) == 1 else b"".join(self._chunks)
+        self._chunks.clear()
+        if len(data) > max_bytes:
+            self._chunks.append(data[max_bytes:])
+            data = data[:max_bytes]
+        self._buffered -= len(data)
+        if not self._reading and self._buffered <= MOST_BUFFERED:
+            self._reading = True
+            self._transport.resume_reading()
+        return data
+
+    async def write(self, buffer: bytes, timeout: float | None = None) -> None:
+        if self._ended:
+            raise httpcore2.WriteError("the connection is closed") from self._error
+        self._served += note_write(timeout, self._served)
+        self._transport.write(buffer)
+        if self._writable is not None:
+            try:
+                await _within(self._loop, self._writable, allowance(timeout))
+            except TimeoutError as error:
+                raise httpcore2.WriteTimeout(str(error)) from error
+
+    async def aclose(self) -> None:
+        self._transport.abort()
+        await asyncio.sleep(0)  # the loop closes the socket in its next round
+
+    async def start_tls(
+        self,
+        ssl_context: ssl.SSLContext,
+        server_hostname: str | None = None,
+        timeout: float | None = None,
+    ) -> httpcore2.AsyncNetworkStream:
+        try:
+            async with asyncio.timeout(allowance(timeout)):
+                transport = await self._loop.start_tls(
+                    self._transport, self, ssl_context, server_hostname=server_hostname
+                )
+        except TimeoutError as error:
+            self._transport.abort()
+            raise httpcore2.ConnectTimeout("the TLS handshake took too long") from error
+        except OSError as error:
+            self._transport.abort()
+            raise httpcore2.ConnectError(str(error)) from error
+        except BaseException:
+            self._transport.abort()
+            raise
+        if transport is None:  # closed while shaking hands
+            raise httpcore2.ConnectError("the connection was closed during the TLS handshake")
+        self._transport = transport
+        return self
+
+    def get_extra_info(self, info: str) -> Any:
+        match info:
+            case "is_readable":
+                if self._ended or self._chunks or too_old(self._born, self._clock()):
+                    return True
+                return is_readable(self._transport.get_extra_info("socket"))
+            case "client_addr":
+                return self._transport.get_extra_info("sockname")
+            case "server_addr":
+                return self._transport.get_extra_info("peername")
+            case _:
+                return self._transport.get_extra_info(info)
+
+    def _note_expiry(self, watch: Watch) -> None:
+        watch.expired = watch.until is not None and self._clock() >= watch.until
+
+
+async def _within(loop: asyncio.AbstractEventLoop, future: asyncio.Future[bool], seconds: float | None) -> None:
+    """Wait for a future. Cheaper than `asyncio.timeout`: this is every read of every stream."""
+    if seconds is None:
+        await future
+        return
+    timer = loop.call_later(seconds, _expire, future)
+    try:
+        if not await future:
+            raise TimeoutError("the server did not answer in time")
+    finally:
+        timer.cancel()
+
+
+def _expire(future: asyncio.Future[bool]) -> None:
+    if not future.done():
+        future.set_result(False)
+
+
+class AsyncWire(httpcore2.AsyncNetworkBackend):
+    """Opens connections, racing those of rival routes when the first is slow to come.
+
+    Belongs to one event loop.
+    """
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self.spares = Spares(clock)
+        self._dialling: set[asyncio.Task[socket.socket]] = set()
+
+    async def connect_tcp(
+        self,
+        host: str,
+        port: int,
+        timeout: float | None = None,
+        local_address: str | None = None,
+        socket_options: Iterable[httpcore2.SOCKET_OPTION] | None = None,
+    ) -> httpcore2.AsyncNetworkStream:
+        loop = asyncio.get_running_loop()
+        options = tuple(socket_options or ())
+        sock = self.spares.take((host, port))
+        if sock is None:
+            started = self._clock()
+            watch = timeout.watch if type(timeout) is Limit else None
+            try:
+                async with asyncio.timeout(allowance(timeout)):
+                    if watch is not None and watch.rivals:
+                        sock = await self._race(host, port, watch, local_address, options)
+                    else:
+                        sock = await _dial(host, port, local_address, options)
+            except TimeoutError as error:
+                raise httpcore2.ConnectTimeout(f"no connection to {host} in time") from error
+            except OSError as error:
+                raise httpcore2.ConnectError(str(error)) from error
+            if watch is not None:
+                watch.attempt.connect = self._clock() - started
+        try:
+            _, stream = await loop.create_connection(lambda: AsyncStream(loop, self._clock), sock=sock)
+        except BaseException:
+            sock.close()
+            raise
+        return stream
+
+    async def aclose(self) -> None:
+        """Close the connections that no pool holds."""
+        self.spares.close()
+        for task in tuple(self._dialling):
+            task.cancel()
+        await asyncio.gather(*self._dialling, return_exceptions=True)
+
+    async def _race(
+        self,
+        host: str,
+        port: int,
+        watch: Watch,
+        local_address: str | None,
+        options: tuple[httpcore2.SOCKET_OPTION, ...],
+    ) -> socket.socket:
+        """Connect, or find that a rival is ready sooner. What is ready too late becomes a spare."""
+        tasks: dict[asyncio.Task[socket.socket], Rival | None] = {}
+        taken: asyncio.Task[socket.socket] | None = None
+
+        def start(rival: Rival | None) -> None:
+            address = (rival.host, rival.port) if rival else (host, port)
+            task = asyncio.create_task(_dial(*address, local_address, options), name="smartroute-connect")
+            tasks[task] = rival
+            self._dialling.add(task)
+            task.add_done_callback(self._dialling.discard)
+
+        waiting = list(watch.rivals)
+        start(None)
+        try:
+            while True:
+                done, _ = await asyncio.wait(
+                    [task for task in tasks if not task.done()],
+                    timeout=watch.patience if waiting else None,
+                    return_when=asyncio.FIRST_COMPLETED,
+                )
+                for task in sorted(done, key=lambda task: tasks[task] is not None):  # the first choice first
+                    rival = tasks[task]
+                    if rival is None:
+                        taken = task
+                        return task.result()
+                    if task.exception() is None:
+                        raise Diverted(rival.name)
+                if not done and waiting:
+                    rival = waiting.pop(0)
+                    if rival.idle():
+                        raise Diverted(rival.name)
+                    start(rival)
+        finally:
+            for task, rival in tasks.items():
+                if task is not taken:
+                    self._save((rival.host, rival.port) if rival else (host, port), task)
+
+    def _save(self, address: tuple[str, int], task: asyncio.Task[socket.socket]) -> None:
+        """Make a spare of what a task has connected, or will have."""
+        if not task.done():
+            task.add_done_callback(lambda task: self._save(address, task))
+        elif not task.cancelled() and task.exception() is None:
+            self.spares.put(address, task.result())
+
+
+async def _dial(
+    host: str, port: int, local_address: str | None, options: tuple[httpcore2.SOCKET_OPTION, ...]
+) -> socket.socket:
+    loop = asyncio.get_running_loop()
+    found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    local: list[Any] | None = None
+    if local_address is not None:
+        local = await loop.getaddrinfo(local_address, 0, type=socket.SOCK_STREAM)
+    sock = await aiohappyeyeballs.start_connection(
+        found, local_addr_infos=local, happy_eyeballs_delay=HAPPY_EYEBALLS_DELAY
+    )
+    with contextlib.ExitStack() as undo:
+        undo.callback(sock.close)
+        prepare(sock, options)
+        undo.pop_all()
+    return sock

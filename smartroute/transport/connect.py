@@ -1,0 +1,228 @@
+"""Connections: what both the sync and the async wire need.
+
+httpcore hands a request's timeouts unchanged to the network stream. `Limit` is a float that carries
+the attempt along, so the stream knows whose bytes it writes, and can end a wait or divert a request to
+a connection that is ready sooner: without a callback, a thread or a wrapper on the healthy path.
+"""
+
+import select
+import socket
+import ssl
+import threading
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from math import inf
+
+import httpcore2
+
+from smartroute.policy.exchange import Attempt
+from smartroute.policy.outcome import Failure
+
+__all__ = [
+    "Diverted",
+    "Limit",
+    "Rival",
+    "Spares",
+    "Watch",
+    "allowance",
+    "failure_of",
+    "is_readable",
+    "note_write",
+    "timeouts",
+    "too_old",
+]
+
+RETIREMENT = 600.0
+"""Seconds after which a connection serves no further request, or a vendor's DNS change is never seen."""
+SPARE_TIME = 20.0
+"""Seconds for which a connection is kept that was opened and not used."""
+
+
+class Diverted(Exception):  # noqa: N818 - control flow, not an error
+    """Raised from within a connect: another route's connection was ready first. Nothing was sent."""
+
+    def __init__(self, winner: str) -> None:
+        self.winner = winner
+        super().__init__(winner)
+
+
+@dataclass(frozen=True, slots=True)
+class Rival:
+    """An endpoint whose connection may be raced; `idle` tells whether it has one that is ready."""
+
+    name: str
+    host: str
+    port: int
+    idle: Callable[[], bool]
+
+
+@dataclass(slots=True)
+class Watch:
+    """The wire's view of one attempt.
+
+    Attributes:
+        until: when reading must have succeeded, in the clock's seconds; None: no limit of ours.
+        expired: whether that limit ended a wait.
+    """
+
+    attempt: Attempt
+    clock: Callable[[], float]
+    rivals: tuple[Rival, ...] = ()
+    patience: float = 0.0
+    until: float | None = None
+    expired: bool = False
+
+
+class Limit(float):
+    """A timeout in seconds (infinite for none) that carries the attempt it belongs to."""
+
+    __slots__ = ("watch",)
+    watch: Watch
+
+
+def timeouts(given: dict[str, float | None], watch: Watch) -> dict[str, float | None]:
+    """The caller's timeouts, carrying the attempt."""
+    limits: dict[str, float | None] = {}
+    for phase in ("connect", "read", "write"):
+        seconds = given.get(phase)
+        limit = limits[phase] = Limit(inf if seconds is None else seconds)
+        limit.watch = watch
+    limits["pool"] = given.get("pool")
+    return limits
+
+
+def allowance(timeout: float | None) -> float | None:
+    """How many seconds an operation may take now; None: any number.
+
+    Raises:
+        TimeoutError: the attempt's own time is up.
+    """
+    if type(timeout) is not Limit:
+        return timeout
+    seconds: float = timeout
+    watch = timeout.watch
+    if watch.until is not None:
+        left = watch.until - watch.clock()
+        if left < seconds:
+            watch.expired = left <= 0
+            if watch.expired:
+                raise TimeoutError("the deadline of the request has passed")
+            seconds = left
+    return None if seconds == inf else seconds
+
+
+def note_write(timeout: float | None, served: int) -> bool:
+    """Note on the attempt that its bytes go out over a connection that served so many requests before.
+
+    Returns:
+        whether these are the attempt's first bytes.
+    """
+    if type(timeout) is not Limit or timeout.watch.attempt.sent:
+        return False
+    attempt = timeout.watch.attempt
+    attempt.sent = True
+    attempt.sent_at = timeout.watch.clock()
+    attempt.reused = served > 0
+    return True
+
+
+def too_old(born: float, now: float) -> bool:
+    """Whether a connection should serve no further request."""
+    return now - born > RETIREMENT
+
+
+def is_readable(sock: socket.socket | None) -> bool:
+    """Whether reading would return at once: on an idle connection that means the server closed it."""
+    fd = -1 if sock is None else sock.fileno()
+    if fd < 0:
+        return True
+    if not hasattr(select, "poll"):  # Windows
+        return bool(select.select([fd], [], [], 0)[0])
+    poll = select.poll()
+    poll.register(fd, select.POLLIN)
+    return bool(poll.poll(0))
+
+
+def failure_of(error: BaseException, watch: Watch) -> Failure:
+    """Name what went wrong, from httpcore's exception and what it was caused by."""
+    cause = error.__cause__ or error.__context__
+    match error:
+        case _ if watch.expired:
+            return Failure.DEADLINE
+        case httpcore2.ConnectTimeout():
+            return Failure.CONNECT_TIMEOUT
+        case httpcore2.ConnectError() | httpcore2.ProxyError():
+            if isinstance(cause, socket.gaierror):
+                return Failure.DNS
+            if isinstance(cause, ssl.SSLCertVerificationError):
+                return Failure.CERTIFICATE
+            return Failure.TLS if isinstance(cause, ssl.SSLError) else Failure.CONNECT
+        case httpcore2.PoolTimeout():
+            return Failure.POOL_TIMEOUT
+        case httpcore2.TimeoutException():
+            return Failure.READ_TIMEOUT
+        case httpcore2.NetworkError():
+            return Failure.RESET
+        case httpcore2.RemoteProtocolError() if watch.attempt.first_byte is None and "disconnected" in str(error):
+            return Failure.RESET
+    return Failure.PROTOCOL
+
+
+class Spares:
+    """TCP connections that are open and unused: the losers of races, waiting for their next request.
+
+    Not yet TLS: a TLS 1.3 server sends tickets at once, which would make a spare look closed.
+    """
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._sockets: dict[tuple[str, int], list[tuple[socket.socket, float]]] = {}
+        self._closed = False
+
+    def put(self, address: tuple[str, int], sock: socket.socket) -> None:
+        """Keep a connection; once closed, close it."""
+        with self._lock:
+            if not self._closed:
+                self._sockets.setdefault(address, []).append((sock, self._clock()))
+                return
+        sock.close()
+
+    def take(self, address: tuple[str, int]) -> socket.socket | None:
+        """A connection that is still good, if there is one."""
+        if not self._sockets:
+            return None
+        with self._lock:
+            kept = self._sockets.pop(address, [])
+        found: socket.socket | None = None
+        for sock, since in reversed(kept):
+            if found is None and self._clock() - since < SPARE_TIME and not is_readable(sock):
+                found = sock
+            elif found is not None:
+                self.put(address, sock)
+            else:
+                sock.close()
+        return found
+
+    def sweep(self) -> None:
+        """Close the connections that nobody wanted in time."""
+        for address in tuple(self._sockets):
+            sock = self.take(address)
+            if sock is not None:
+                self.put(address, sock)
+
+    def close(self) -> None:
+        """Close them all, and those still to come."""
+        with self._lock:
+            self._closed = True
+            kept = [sock for socks in self._sockets.values() for sock, _ in socks]
+            self._sockets.clear()
+        for sock in kept:
+            sock.close()
+
+
+def prepare(sock: socket.socket, options: Iterable[httpcore2.SOCKET_OPTION] | None) -> None:
+    """Set the options every connection gets."""
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    for option in options or ():
+        sock.setsockopt(*option)

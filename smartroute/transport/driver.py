@@ -1,0 +1,303 @@
+"""What the sync and the async driver share: everything but the waiting.
+
+A driver obeys an `Exchange`; it makes no decisions of its own.
+"""
+
+from __future__ import annotations
+
+import os
+import ssl
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import httpcore2
+
+from smartroute.fireworks import NOTED_HEADERS
+from smartroute.policy.exchange import Answered, Attempt, Exchange, Failed, Send
+from smartroute.policy.outcome import Failure, retry_after
+from smartroute.route import Kind
+from smartroute.transport.connect import Rival, Watch, failure_of, timeouts
+from smartroute.transport.pools import PoolOptions, Pools, TransportOptions
+from smartroute.transport.rewrite import OWN_PREFIX, Intake, Rewriter
+from smartroute.transport.stream import Tail
+
+if TYPE_CHECKING:
+    import httpx2
+
+    from smartroute.route import Route
+    from smartroute.router import Router
+    from smartroute.transport.family import Family
+
+__all__ = ["UNSENT", "BodyBase", "DriverBase", "Flight", "Journey"]
+
+PROBE_LIMIT = 5.0
+"""Seconds that a probe may take."""
+ERROR_LIMIT = 1.0
+"""Seconds that an error's body may take: nobody fails over later for its sake."""
+DRAIN_LIMIT = 0.05
+"""Seconds and bytes that may be spent after `[DONE]` to keep the connection."""
+DRAIN_BYTES = 16 * 1024
+UNSENT = frozenset(
+    (
+        Failure.DNS,
+        Failure.CONNECT,
+        Failure.CONNECT_TIMEOUT,
+        Failure.TLS,
+        Failure.CERTIFICATE,
+        Failure.POOL_TIMEOUT,
+    )
+)
+"""Failures that come before the first byte of a request."""
+
+
+@dataclass(frozen=True, slots=True)
+class Journey:
+    """How a response was routed: `response.extensions["smartroute"]`.
+
+    Attributes:
+        route: the name of the endpoint that answered.
+        attempts: every attempt, in order, the answered one included.
+    """
+
+    route: str
+    attempts: tuple[Any, ...]
+
+
+@dataclass(slots=True)
+class Flight:
+    """What a driver keeps of an attempt.
+
+    Attributes:
+        response: the response, once its head has come; `open` until it has been closed.
+        source: the iterator over its body; `chunks`: what of it is in hand, `whole`: all of it.
+        error: what ended the attempt, if an exception did.
+    """
+
+    watch: Watch
+    proxied: bool = False
+    response: httpcore2.Response | None = None
+    open: bool = False
+    source: Any = None
+    chunks: list[bytes] = field(default_factory=list)
+    event_stream: bool = False
+    whole: bool = False
+    error: Exception | None = None
+
+
+class DriverBase:
+    """One client's way to its endpoints."""
+
+    def __init__(self, family: Family, router: Router, options: TransportOptions) -> None:
+        self.family = family
+        self.router = router
+        self.clock = router.clock
+        self.pool_options = PoolOptions(family, options)
+        self.rewriter = Rewriter(router.config, family)
+        self._routing = bool(router.config.routes) and not router.config.disabled
+        urls = [route.url for route in router.config.routes] + [router.config.global_url or ""]
+        if any(url.startswith("https:") for url in urls):
+            _ = self.pool_options.ssl_context  # now, as the libraries do: later it would stop an event loop
+
+    def _intake(self, request: httpx2.Request) -> Intake | None:
+        return self.rewriter.intake(request) if self._routing else None
+
+    def _board(self, command: Send, intake: Intake, pools: Pools[Any]) -> tuple[Flight, Any, httpcore2.Request]:
+        """Prepare an attempt: what to keep of it, its pool, its request."""
+        attempt = command.attempt
+        pool, proxied = pools.of(attempt.endpoint)
+        watch = Watch(attempt, self.clock, until=attempt.until)
+        given: dict[str, float | None] = intake.request.extensions.get("timeout", {})
+        if proxied:  # httpcore's own streams take plain timeouts
+            limits = dict(given)
+            if attempt.until is not None:
+                left = max(attempt.until - self.clock(), 0.001)
+                limits["read"] = min(left, given.get("read") or left)
+        else:
+            limits = timeouts(given, watch)
+            watch.rivals = tuple(self._rivals(command.rivals, pools))
+            watch.patience = command.patience
+        if attempt.endpoint.kind is Kind.GLOBAL:
+            extensions = intake.request.extensions | {"timeout": limits}
+        else:
+            extensions = {"timeout": limits}
+            if "trace" in intake.request.extensions:
+                extensions["trace"] = intake.request.extensions["trace"]
+        return Flight(watch, proxied), pool, self.rewriter.request(intake, attempt, extensions)
+
+    def _rivals(self, routes: Iterable[Route], pools: Pools[Any]) -> Iterable[Rival]:
+        for route in routes:
+            address = pools.address(route)
+            if address is not None:
+                yield Rival(route.name, *address, partial(pools.idle, route))
+
+    def _failed(self, flight: Flight, error: Exception, request: httpx2.Request) -> Failed:
+        """Take note of an exception that ended an attempt before its response.
+
+        Raises:
+            Exception: where it is the request's fault or a bug: no other endpoint would help.
+        """
+        if isinstance(error, OSError):  # the SDK would not catch it
+            error = _with_cause(httpcore2.NetworkError(str(error)), error)
+        failure = failure_of(error, flight.watch)
+        if failure is Failure.PROTOCOL and not isinstance(error, httpcore2.RemoteProtocolError):
+            self.refuse(error, request)
+        attempt = flight.watch.attempt
+        if flight.proxied:
+            attempt.sent = failure not in UNSENT
+        flight.error = error
+        return Failed(attempt, failure, describe(failure, error))
+
+    def _answered(self, flight: Flight, response: httpcore2.Response, exchange: Exchange) -> Answered:
+        """Take note of a response's head."""
+        attempt = flight.watch.attempt
+        attempt.first_byte = self.clock()
+        if flight.proxied:
+            attempt.sent, attempt.sent_at = True, attempt.started
+        flight.response, flight.open = response, True
+        flight.event_stream = encoded = False
+        for name, value in response.headers:
+            lower = name.lower()
+            if lower == b"content-type":
+                flight.event_stream = value.lower().startswith(b"text/event-stream")
+            elif lower == b"content-encoding":
+                encoded = value.strip().lower() not in (b"", b"identity")
+        wait = retry_after(response.headers, self.router.wall()) if response.status in (429, 503) else None
+        if exchange.number:
+            attempt.notes = tuple(
+                (name.decode("latin-1").lower(), value.decode("latin-1"))
+                for name, value in response.headers
+                if name.decode("latin-1").lower() in NOTED_HEADERS
+            )
+        return Answered(attempt, response.status, wait, flight.event_stream, encoded)
+
+    def _response(self, flight: Flight, exchange: Exchange, stream: Any, *, final: bool) -> httpx2.Response:
+        """The caller's response, in its own family's words."""
+        core = flight.response
+        if core is None:
+            raise AssertionError("only an attempt with a response is delivered")
+        attempt = flight.watch.attempt
+        headers = [h for h in core.headers if not h[0].lower().startswith(OWN_PREFIX)]
+        if attempt.endpoint.kind is not Kind.GLOBAL:  # it would be stored, and sent to every route
+            headers = [h for h in headers if h[0].lower() != b"set-cookie"]
+        headers.append((b"x-smartroute-route", attempt.endpoint.name.encode()))
+        headers.append((b"x-smartroute-attempts", b"%d" % len(exchange.attempts)))
+        if final:
+            headers = [h for h in headers if h[0].lower() != b"x-should-retry"] + [(b"x-should-retry", b"false")]
+        journey = Journey(attempt.endpoint.name, exchange.records(self.clock()))
+        return self.family.Response(
+            core.status, headers=headers, stream=stream, extensions={**core.extensions, "smartroute": journey}
+        )
+
+    def _exception(self, flight: Flight, request: httpx2.Request) -> Exception:
+        """The caller's exception, in its own family's words."""
+        attempt = flight.watch.attempt
+        if flight.error is None:
+            message = f"{attempt.endpoint.name}: {attempt.detail}"
+            return self.family.RemoteProtocolError(message, request=request)
+        return self.mapped(flight.error, request)
+
+    def mapped(self, error: Exception, request: httpx2.Request) -> Exception:
+        """The caller's exception for one of the wire's."""
+        return _with_cause(self.family.error(error, request), error)
+
+    def refuse(self, error: Exception, request: httpx2.Request) -> NoReturn:
+        """Raise the caller's exception for one of the wire's."""
+        raise self.mapped(error, request)
+
+    def settle(self, exchange: Exchange, attempt: Attempt, how: str, size: int, detail: str = "") -> None:
+        """The delivered body is over."""
+        exchange.settle(attempt, how, self.clock(), size=size, detail=detail)
+        failed = attempt.status is None or attempt.status >= 400
+        outcome = "failed" if failed else "interrupted" if how == "interrupted" else "answered"
+        self.router.finish(exchange, outcome)
+
+    def _report(self, route: Route, watch: Watch, status: int | None, failure: Failure | None) -> None:
+        """Tell the router what a probe found."""
+        attempt = watch.attempt
+        sick = failure or (str(status) if status is not None and status >= 500 else None)
+        sent_at = attempt.sent_at or attempt.started
+        self.router.probed(
+            route,
+            round_trip=None if attempt.first_byte is None else attempt.first_byte - sent_at,
+            status=status,
+            failure=sick,
+            unreachable=failure in UNSENT and failure is not Failure.POOL_TIMEOUT,
+            started=attempt.started,
+        )
+
+    def _probe_watch(self, route: Route, key: int) -> Watch:
+        now = self.clock()
+        return Watch(Attempt(1, route, key, "probe", now, None), self.clock, until=now + PROBE_LIMIT)
+
+    def _probe_extensions(self, watch: Watch, *, proxied: bool) -> dict[str, object]:
+        given: dict[str, float | None] = dict.fromkeys(("connect", "read", "write", "pool"), PROBE_LIMIT)
+        return {"timeout": given if proxied else timeouts(given, watch)}
+
+
+class BodyBase:
+    """A delivered event stream, until it is closed: all but the reading.
+
+    Owns the bookkeeping: however the stream ends (read to its end, closed, broken off, forgotten), the
+    exchange is told exactly once.
+    """
+
+    def __init__(self, driver: DriverBase, exchange: Exchange, flight: Flight, request: httpx2.Request) -> None:
+        self._driver = driver
+        self._exchange = exchange
+        self._flight = flight
+        self._request = request
+        self._held = iter(flight.chunks)
+        self._tail = Tail() if flight.event_stream else None
+        self._size = 0
+        self._over = False
+
+    def _pass(self, chunk: bytes) -> bytes:
+        self._size += len(chunk)
+        if self._tail is not None:
+            self._tail.feed(chunk)
+        return chunk
+
+    def _at_end(self) -> Exception | None:
+        """The server ended the body. Returns what is wrong with that, if anything."""
+        attempt = self._flight.watch.attempt
+        if self._tail is None or attempt.endpoint.kind is Kind.GLOBAL or self._tail.complete:
+            self._settle("complete")
+            return None
+        detail = "the stream ended before it was complete"
+        self._settle("interrupted", detail)
+        return self._driver.family.RemoteProtocolError(f"{attempt.endpoint.name}: {detail}", request=self._request)
+
+    def _broken(self, error: Exception) -> Exception:
+        """Reading failed. Returns the exception for the caller."""
+        if isinstance(error, OSError):
+            error = _with_cause(httpcore2.ReadError(str(error)), error)
+        self._settle("interrupted", describe(failure_of(error, self._flight.watch), error))
+        return self._driver.mapped(error, self._request)
+
+    def _settle(self, how: str, detail: str = "") -> None:
+        if not self._over:
+            self._over = True
+            self._driver.settle(self._exchange, self._flight.watch.attempt, how, self._size, detail)
+
+
+def describe(failure: Failure, error: BaseException) -> str:
+    """A failure in words that cannot hold a secret: never an exception's own text."""
+    cause = error.__cause__ or error.__context__
+    if isinstance(cause, ssl.SSLCertVerificationError):
+        return f"{failure}: {cause.verify_message}"
+    if (
+        isinstance(cause, OSError)
+        and cause.errno is not None
+        and cause.errno > 0
+        and not isinstance(cause, ssl.SSLError)
+    ):
+        return f"{failure}: {os.strerror(cause.errno)}"
+    return str(failure)
+
+
+def _with_cause(error: Exception, cause: BaseException) -> Exception:
+    if error is not cause:
+        error.__cause__ = cause
+    return error

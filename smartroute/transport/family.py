@@ -1,0 +1,90 @@
+"""What differs between httpx and httpx2: the names of classes, and where certificates come from.
+
+Both families are served by one code path over httpcore2's pools (legacy httpcore 1.0 can be poisoned
+by concurrent cancellations). The rest of the package is typed against httpx2; legacy httpx has the same
+classes under the same names, which `Family.of` relies on and a test pins.
+"""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+import httpcore2
+
+if TYPE_CHECKING:
+    import httpx2
+
+__all__ = ["Family"]
+
+_ERRORS = (
+    "ConnectTimeout",
+    "ReadTimeout",
+    "WriteTimeout",
+    "PoolTimeout",
+    "TimeoutException",
+    "ConnectError",
+    "ReadError",
+    "WriteError",
+    "NetworkError",
+    "ProxyError",
+    "UnsupportedProtocol",
+    "LocalProtocolError",
+    "RemoteProtocolError",
+    "ProtocolError",
+)
+"""The most specific first: the first that fits is the one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """An HTTP library, as far as the drivers need to know it."""
+
+    name: str
+    Response: type[httpx2.Response]
+    ByteStream: type[httpx2.ByteStream]
+    ConnectError: type[httpx2.ConnectError]
+    RemoteProtocolError: type[httpx2.RemoteProtocolError]
+    Proxy: type[httpx2.Proxy]
+    default_timeout: httpx2.Timeout
+    create_ssl_context: Callable[..., ssl.SSLContext]
+    environment_proxies: Callable[[], Mapping[str, str | None]]
+    pattern: Callable[[str], _Pattern]
+    _errors: tuple[tuple[type[Exception], type[httpx2.RequestError]], ...]
+
+    @classmethod
+    def of(cls, module: ModuleType) -> Family:
+        """The family of `httpx` or `httpx2`."""
+        return cls(
+            name=module.__name__,
+            Response=module.Response,
+            ByteStream=module.ByteStream,
+            ConnectError=module.ConnectError,
+            RemoteProtocolError=module.RemoteProtocolError,
+            Proxy=module.Proxy,
+            default_timeout=module.Timeout(600.0, connect=5.0),  # the OpenAI SDK's own
+            create_ssl_context=module.create_ssl_context,
+            # Private, and used all the same: NO_PROXY must mean to us exactly what it means to the family.
+            environment_proxies=module._utils.get_environment_proxies,
+            pattern=module._utils.URLPattern,
+            _errors=tuple((getattr(httpcore2, name), getattr(module, name)) for name in _ERRORS),
+        )
+
+    def error(self, error: Exception, request: httpx2.Request) -> Exception:
+        """The family's exception for one of httpcore's; any other exception is itself."""
+        for theirs, ours in self._errors:
+            if isinstance(error, theirs):
+                return ours(str(error), request=request)
+        return error
+
+
+if TYPE_CHECKING:
+    from typing import Protocol
+
+    class _Pattern(Protocol):
+        def matches(self, other: httpx2.URL, /) -> bool: ...
+
+        def __lt__(self, other: _Pattern, /) -> bool: ...

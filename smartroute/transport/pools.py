@@ -1,0 +1,192 @@
+"""Connection pools: one per route, one per proxy for what passes through."""
+
+from __future__ import annotations
+
+import ssl
+import threading
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Generic, TypedDict, TypeVar, cast
+from urllib.parse import urlsplit
+
+import httpcore2
+
+from smartroute.route import Route
+
+if TYPE_CHECKING:
+    import httpx2
+
+    from smartroute.transport.family import Family
+
+__all__ = ["PoolOptions", "Pools", "TransportOptions", "split_options"]
+
+ROUTE_KEEPALIVE = 55.0
+"""Seconds for which an idle connection to a route is kept (the libraries' default of 5 s would cost a
+quiet process a TCP and TLS handshake per request). Probes come more often than that."""
+
+Pool = TypeVar("Pool", httpcore2.ConnectionPool, httpcore2.AsyncConnectionPool)
+
+
+class TransportOptions(TypedDict, total=False):
+    """What `httpx2.HTTPTransport` takes, with the same meaning and defaults."""
+
+    verify: ssl.SSLContext | str | bool
+    cert: Any
+    trust_env: bool
+    http1: bool
+    http2: bool
+    limits: httpx2.Limits
+    proxy: httpx2.Proxy | httpx2.URL | str | None
+    local_address: str | None
+    socket_options: Iterable[httpcore2.SOCKET_OPTION] | None
+
+
+@dataclass
+class PoolOptions:
+    """How connections are made; the same for every pool of a client."""
+
+    family: Family
+    given: TransportOptions
+
+    @cached_property
+    def ssl_context(self) -> ssl.SSLContext:
+        """Made once: loading certificates takes longer than all the rest."""
+        given = self.given
+        return self.family.create_ssl_context(
+            verify=given.get("verify", True), cert=given.get("cert"), trust_env=given.get("trust_env", True)
+        )
+
+    @cached_property
+    def _proxies(self) -> list[tuple[Any, httpx2.Proxy | None]]:
+        make = self.family.Proxy
+        explicit = self.given.get("proxy")
+        if explicit is not None:
+            proxy = explicit if isinstance(explicit, make) else make(url=cast("str", explicit))
+            return [(self.family.pattern("all://"), proxy)]
+        if not self.given.get("trust_env", True):
+            return []
+        found = self.family.environment_proxies()
+        return sorted(
+            ((self.family.pattern(key), None if url is None else make(url=url)) for key, url in found.items()),
+            key=lambda pair: pair[0],
+        )
+
+    def proxy_for(self, url: httpx2.URL | None) -> httpx2.Proxy | None:
+        """The proxy for a URL, by the family's own rules; None: none."""
+        if url is None or not self._proxies:
+            return None
+        return next((proxy for pattern, proxy in self._proxies if pattern.matches(url)), None)
+
+    def url(self, text: str) -> httpx2.URL | None:
+        """A URL of the family; None where it would not be looked at anyway."""
+        if not self._proxies:
+            return None
+        import httpx2
+
+        return httpx2.URL(text)
+
+    def make(
+        self, pool: type[Pool], wire: Any, proxy: httpx2.Proxy | None, *, tls: bool, keepalive: float | None = None
+    ) -> Pool:
+        """A pool. Through a proxy it uses httpcore's own backend: there is nothing to race."""
+        limits = self.given.get("limits")
+        return pool(
+            ssl_context=self.ssl_context if tls else None,
+            proxy=None if proxy is None else _core_proxy(proxy),
+            max_connections=limits.max_connections if limits else 1000,
+            max_keepalive_connections=limits.max_keepalive_connections if limits else 100,
+            keepalive_expiry=keepalive if keepalive is not None else limits.keepalive_expiry if limits else 5.0,
+            http1=self.given.get("http1", True),
+            http2=self.given.get("http2", False),
+            local_address=self.given.get("local_address"),
+            socket_options=self.given.get("socket_options"),
+            network_backend=wire if proxy is None else None,
+        )
+
+
+def _core_proxy(proxy: httpx2.Proxy) -> httpcore2.Proxy:
+    url = proxy.url
+    return httpcore2.Proxy(
+        url=httpcore2.URL(scheme=url.raw_scheme, host=url.raw_host, port=url.port, target=url.raw_path),
+        auth=proxy.raw_auth,
+        headers=proxy.headers.raw,
+        ssl_context=proxy.ssl_context,
+    )
+
+
+class Pools(Generic[Pool]):
+    """The pools of one client (for async ones: in one event loop), made as they are needed."""
+
+    def __init__(self, options: PoolOptions, make: type[Pool], wire: Any) -> None:
+        self._options = options
+        self._make: type[Pool] = make
+        self.wire = wire
+        self._lock = threading.Lock()
+        self._routes: dict[str, tuple[Pool, bool]] = {}
+        self._plain: dict[tuple[int, str], Pool] = {}
+
+    def of(self, route: Route) -> tuple[Pool, bool]:
+        """A route's pool, and whether a proxy stands before the route."""
+        found = self._routes.get(route.name)
+        if found is None:
+            with self._lock:
+                if route.name not in self._routes:
+                    proxy = self._options.proxy_for(self._options.url(route.url))
+                    limits = self._options.given.get("limits")
+                    keepalive = max(ROUTE_KEEPALIVE, (limits and limits.keepalive_expiry) or 0.0)
+                    tls = route.url.startswith("https:")
+                    pool = self._options.make(self._make, self.wire, proxy, tls=tls, keepalive=keepalive)
+                    self._routes[route.name] = (pool, proxy is not None)
+                found = self._routes[route.name]
+        return found
+
+    def plain(self, url: httpx2.URL) -> Pool:
+        """The pool for a request that passes through, with the caller's own limits."""
+        proxy = self._options.proxy_for(url)
+        key = (id(proxy), url.scheme)
+        pool = self._plain.get(key)
+        if pool is None:
+            with self._lock:
+                if key not in self._plain:
+                    self._plain[key] = self._options.make(self._make, self.wire, proxy, tls=url.scheme == "https")
+                pool = self._plain[key]
+        return pool
+
+    def idle(self, route: Route) -> bool:
+        """Whether a connection to the route is open and free."""
+        found = self._routes.get(route.name)
+        return found is not None and any(c.is_idle() and not c.has_expired() for c in found[0].connections)
+
+    def address(self, route: Route) -> tuple[str, int] | None:
+        """Where to connect to for a route; None if that is a proxy's business."""
+        if self.of(route)[1]:
+            return None
+        url = urlsplit(route.url)
+        return url.hostname or "", url.port or (443 if url.scheme == "https" else 80)
+
+    def drain(self) -> list[Pool]:
+        """All pools, which from now on nobody gets any more; the caller closes them."""
+        with self._lock:
+            pools = [pool for pool, _ in self._routes.values()] + list(self._plain.values())
+            self._routes.clear()
+            self._plain.clear()
+        return pools
+
+
+def split_options(family: Family, options: Mapping[str, Any]) -> tuple[TransportOptions, dict[str, Any]]:
+    """What of a client's options is the transport's, and what its own, with the OpenAI SDK's defaults.
+
+    Raises:
+        TypeError: there is a transport among them.
+    """
+    if "transport" in options:
+        raise TypeError(
+            "smartroute's clients bring their own transport; give its options (verify=, proxy=, ...) instead"
+        )
+    names = TransportOptions.__optional_keys__
+    client = {name: value for name, value in options.items() if name not in names or name == "trust_env"}
+    client.setdefault("timeout", family.default_timeout)
+    client.setdefault("follow_redirects", True)
+    transport = {name: value for name, value in options.items() if name in names}
+    return cast("TransportOptions", transport), client

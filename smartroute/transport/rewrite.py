@@ -1,0 +1,258 @@
+"""The request as a given endpoint must receive it: URL, key, model, headers.
+
+What is read off the caller's request once (`Intake`), and what is sent to each endpoint
+(`Rewriter.request`). The promise kept here: a key only ever reaches the host it belongs to.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+import httpcore2
+
+from smartroute.policy.exchange import Attempt, Call
+from smartroute.route import Route
+from smartroute.transport.body import Value, peek, with_model
+
+if TYPE_CHECKING:
+    import httpx2
+
+    from smartroute.config import Config
+    from smartroute.transport.family import Family
+
+__all__ = ["OWN_PREFIX", "Body", "Intake", "Rewriter", "without_own_headers"]
+
+OWN_PREFIX = b"x-smartroute-"
+PIN = b"x-smartroute-route"
+REGIONS = b"x-smartroute-regions"
+
+ALLOWED = (
+    "content-*",
+    "accept",
+    "accept-*",
+    "user-agent",
+    "x-stainless-*",
+    "x-session-affinity",
+    "x-multi-turn-session-id",
+    "x-prompt-cache-*",
+    "idempotency-key",
+    "traceparent",
+    "tracestate",
+)
+"""The request headers that travel to a route. The caller's credentials and cookies are not among them."""
+NEVER = ("authorization", "api-key", "x-api-key", "proxy-authorization", "cookie", "host")
+"""Not even if `forward_headers` names them: they are the caller's, or set here."""
+MOST_REMEMBERED = 1_000
+
+Header = tuple[bytes, bytes]
+
+
+class Body:
+    """A request body that can be sent any number of times, by sync and async pools alike."""
+
+    __slots__ = ("content",)
+
+    def __init__(self, content: bytes) -> None:
+        self.content = content
+
+    def __iter__(self) -> Iterator[bytes]:
+        yield self.content
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        yield self.content
+
+
+@dataclass(frozen=True, slots=True)
+class Intake:
+    """A request that routes may serve: what the policy needs to know, and what is needed to rewrite it."""
+
+    call: Call
+    request: httpx2.Request
+    query: bytes
+    model: Value | None
+
+
+class Rewriter:
+    """Reads requests and rewrites them, by one configuration. Thread-safe; remembers what repeats."""
+
+    def __init__(self, config: Config, family: Family) -> None:
+        self._config = config
+        self._family = family
+        self._allowed = ALLOWED + config.forward_headers
+        self._bases: dict[tuple[bytes, bytes, int | None], list[tuple[bytes, str | None]]] = {}
+        for route in config.routes:
+            self._add_base(route.url, route.name)
+        if config.global_url is not None:
+            self._add_base(config.global_url, None)
+        for bases in self._bases.values():  # a base may lie below another: the longest that fits is meant
+            bases.sort(key=lambda base: len(base[0]), reverse=True)
+        self._paths = frozenset(config.paths)
+        self._matches: dict[tuple[bytes, bytes, int | None, bytes], tuple[str, str | None] | None] = {}
+        self._travels: dict[bytes, bool] = {}
+        self._urls: dict[tuple[str, str, bytes], httpcore2.URL] = {}
+        self._authorities: dict[str, bytes] = {}
+        self._wanted = ("model", "stream", "prompt_cache_key") if config.affinity else ("model", "stream")
+
+    def intake(self, request: httpx2.Request) -> Intake | None:
+        """What routing needs of a request; None: no route may serve it."""
+        if request.method != "POST" or not isinstance(request.stream, self._family.ByteStream):
+            return None
+        url = request.url
+        target, _, query = url.raw_path.partition(b"?")
+        key = (url.raw_scheme, url.raw_host, url.port, target)
+        try:
+            match = self._matches[key]
+        except KeyError:
+            match = self._match(key)
+        if match is None:
+            return None
+        path, addressed = match
+        body = request.content
+        values = peek(body, self._wanted)
+        if values is None:
+            return None
+        model = values.get("model")
+        name = model.value if model and isinstance(model.value, str) else None
+        stream = values.get("stream")
+        pinned: str | None = None
+        regions: tuple[str, ...] = ()
+        conversation: str | None = None
+        retry = 0
+        if (cache_key := values.get("prompt_cache_key")) and isinstance(cache_key.value, str):
+            conversation = cache_key.value
+        for header, value in request.headers.raw:
+            lower = header.lower()
+            if lower == PIN:
+                pinned = value.decode("latin-1").strip()
+            elif lower == REGIONS:
+                regions = tuple(value.decode("latin-1").replace(",", " ").split())
+            elif lower == b"x-stainless-retry-count":
+                retry = int(value) if value.isdigit() else 0
+            elif lower == b"x-session-affinity" and conversation is None and self._config.affinity:
+                conversation = value.decode("latin-1")
+        call = Call(
+            path,
+            name,
+            streaming=stream is not None and stream.value is True,
+            size=len(body),
+            conversation=conversation,
+            addressed=addressed,
+            pinned=pinned,
+            regions=regions,
+            retry=retry,
+        )
+        return Intake(call, request, query, model)
+
+    def request(self, intake: Intake, attempt: Attempt, extensions: dict[str, object]) -> httpcore2.Request:
+        """The request for one attempt."""
+        route, call = attempt.endpoint, intake.call
+        as_made = call.addressed is None if attempt.on_global else call.addressed == route.name
+        headers: list[Header]
+        if attempt.on_global and as_made:
+            url = _core_url(intake.request.url)
+            headers = without_own_headers(intake.request.headers.raw)
+            body = intake.request.content
+        else:
+            url = self._url(route, call.path, intake.query)
+            body = intake.request.content
+            name = route.model_for(call.model)
+            if name is not None and intake.model is not None and name != call.model:
+                body = with_model(body, intake.model, name)
+            headers = self._headers(intake, route, len(body))
+            if as_made:
+                headers += [h for h in intake.request.headers.raw if h[0].lower() == b"authorization"]
+            else:
+                key = self._key(attempt)
+                if key is not None:
+                    headers.append((b"Authorization", b"Bearer " + key.encode()))
+        if attempt.headers:
+            added = {name.lower() for name, _ in attempt.headers}
+            headers = [h for h in headers if h[0].lower() not in added] + attempt.headers
+        return httpcore2.Request(b"POST", url, headers=headers, content=Body(body), extensions=extensions)
+
+    def probe(self, route: Route, key: int, extensions: dict[str, object]) -> httpcore2.Request:
+        """The small authenticated GET that measures a route."""
+        headers = [(b"Host", self._authority(route)), (b"Accept", b"application/json"), (b"User-Agent", b"smartroute")]
+        if route.keys:
+            headers.append((b"Authorization", b"Bearer " + route.keys[key].encode()))
+        url = self._url(route, self._config.probe_path, b"")
+        return httpcore2.Request(b"GET", url, headers=headers, extensions=extensions)
+
+    def _match(self, key: tuple[bytes, bytes, int | None, bytes]) -> tuple[str, str | None] | None:
+        """The routed path that a URL names, and the route whose base it lies below (None: global's)."""
+        scheme, host, port, target = key
+        match = None
+        for base, name in self._bases.get((scheme, host, port), ()):
+            if target.startswith(base + b"/") and (path := target[len(base) :].decode("latin-1")) in self._paths:
+                match = (path, name)
+                break
+        if len(self._matches) < MOST_REMEMBERED:
+            self._matches[key] = match
+        return match
+
+    def _add_base(self, url: str, name: str | None) -> None:
+        parts = urlsplit(url)
+        port = None if parts.port == {"http": 80, "https": 443}[parts.scheme] else parts.port
+        origin = (parts.scheme.encode(), (parts.hostname or "").encode("idna"), port)
+        self._bases.setdefault(origin, []).append((parts.path.rstrip("/").encode(), name))
+
+    def _headers(self, intake: Intake, route: Route, length: int) -> list[Header]:
+        headers = [(b"Host", self._authority(route))]
+        for name, value in intake.request.headers.raw:
+            lower = name.lower()
+            travels = self._travels.get(lower)
+            if travels is None:
+                travels = self._travels[lower] = self._may_travel(lower.decode("latin-1"))
+            if not travels:
+                continue
+            if lower == b"content-length":
+                value = str(length).encode()
+            elif lower == b"accept-encoding" and intake.call.streaming:
+                value = b"identity"
+            headers.append((name, value))
+        return headers
+
+    def _may_travel(self, name: str) -> bool:
+        if len(self._travels) >= MOST_REMEMBERED:
+            self._travels.clear()
+        return (
+            name not in NEVER
+            and not name.startswith(OWN_PREFIX.decode())
+            and any(fnmatchcase(name, pattern) for pattern in self._allowed)
+        )
+
+    def _key(self, attempt: Attempt) -> str | None:
+        if attempt.on_global:
+            return self._config.global_api_key
+        keys = attempt.endpoint.keys
+        return keys[attempt.key] if keys else None
+
+    def _url(self, route: Route, path: str, query: bytes) -> httpcore2.URL:
+        key = (route.name, path, query)
+        url = self._urls.get(key)
+        if url is None:
+            parts = urlsplit(route.url)
+            target = parts.path.encode() + path.encode() + (b"?" + query if query else b"")
+            url = httpcore2.URL(scheme=parts.scheme, host=parts.hostname or "", port=parts.port, target=target)
+            if len(self._urls) < MOST_REMEMBERED:
+                self._urls[key] = url
+        return url
+
+    def _authority(self, route: Route) -> bytes:
+        found = self._authorities.get(route.name)
+        if found is None:
+            found = self._authorities[route.name] = urlsplit(route.url).netloc.encode()
+        return found
+
+
+def _core_url(url: httpx2.URL) -> httpcore2.URL:
+    return httpcore2.URL(scheme=url.raw_scheme, host=url.raw_host, port=url.port, target=url.raw_path)
+
+
+def without_own_headers(headers: list[Header]) -> list[Header]:
+    """A request's headers as they leave the process: smartroute's own stay."""
+    return [header for header in headers if not header[0].lower().startswith(OWN_PREFIX)]

@@ -1,0 +1,177 @@
+"""The gates that hold a response until it is clear that it is an answer, and what watches it after.
+
+All of it is fed bytes and does no I/O, so that the sync and the async driver share it.
+"""
+
+import json
+import re
+from typing import Any, Protocol
+
+from smartroute.policy.exchange import Attempt, Content, Gate, Spoiled, Whole
+from smartroute.policy.outcome import Failure, status_of_error
+
+__all__ = ["Holder", "Tail", "holder"]
+
+MOST_HELD_BEFORE_CONTENT = 256 * 1024
+"""Bytes of a stream that may go by without content before it is handed on as it is."""
+MOST_EVENTS_BEFORE_CONTENT = 1_000
+MOST_HELD_WHOLE = 32 * 1024 * 1024
+"""Bytes up to which a body is held whole, so that one that ends short still fails over."""
+MOST_HELD_OF_ERROR = 1024 * 1024
+_DONE = re.compile(rb"(?:^|[\r\n])data: ?\[DONE\]")
+TAIL = 4096
+"""Bytes of a stream's end in which its last words must stand."""
+
+Verdict = Content | Whole | Spoiled
+
+
+class Holder(Protocol):
+    """Takes a response's chunks until it can say what they are."""
+
+    chunks: list[bytes]
+
+    def feed(self, chunk: bytes) -> Verdict | None:
+        """Take a chunk; a verdict ends the holding."""
+
+    def end(self) -> Verdict:
+        """The body is over."""
+
+
+def holder(gate: Gate, attempt: Attempt) -> Holder:
+    """What holds a response at this gate."""
+    match gate:
+        case Gate.FIRST_CONTENT:
+            return _FirstContent(attempt)
+        case Gate.WHOLE:
+            return _Whole(attempt, MOST_HELD_WHOLE, may_be_empty=False)
+        case Gate.ERROR:
+            return _Whole(attempt, MOST_HELD_OF_ERROR, may_be_empty=True)
+
+
+class _Whole:
+    """Holds a body until it is complete, or longer than may be held."""
+
+    def __init__(self, attempt: Attempt, most: int, *, may_be_empty: bool) -> None:
+        self.chunks: list[bytes] = []
+        self._attempt = attempt
+        self._left = most
+        self._may_be_empty = may_be_empty
+
+    def feed(self, chunk: bytes) -> Verdict | None:
+        self.chunks.append(chunk)
+        self._left -= len(chunk)
+        return Content(self._attempt) if self._left < 0 else None
+
+    def end(self) -> Verdict:
+        if self._may_be_empty or any(self.chunks):
+            return Whole(self._attempt)
+        return Spoiled(self._attempt, Failure.EMPTY, "an empty body")
+
+
+class _FirstContent:
+    """Holds an event stream (HTML standard, 9.2) until its first content.
+
+    A delta that only names the role, a comment, a keep-alive and a usage report are not content; text,
+    reasoning, a refusal, a tool call, log probabilities and a finish reason are.
+    """
+
+    def __init__(self, attempt: Attempt) -> None:
+        self.chunks: list[bytes] = []
+        self._attempt = attempt
+        self._line = b""
+        self._data: list[bytes] = []
+        self._held = 0
+        self._events = 0
+        self._after_return = False
+
+    def feed(self, chunk: bytes) -> Verdict | None:
+        self.chunks.append(chunk)
+        self._held += len(chunk)
+        if self._after_return and chunk.startswith(b"\n"):
+            chunk = chunk[1:]
+        self._after_return = chunk.endswith(b"\r")
+        lines = (self._line + chunk).replace(b"\r\n", b"\n").replace(b"\r", b"\n").split(b"\n")
+        self._line = lines.pop()
+        for line in lines:
+            if verdict := self._take(line):
+                return verdict
+        if self._held > MOST_HELD_BEFORE_CONTENT or self._events > MOST_EVENTS_BEFORE_CONTENT:
+            return Content(self._attempt)
+        return None
+
+    def end(self) -> Verdict:
+        if self._line or self._data:
+            return self._spoiled(Failure.TRUNCATED, "the stream ended within its first events")
+        if self._events:
+            return self._spoiled(Failure.TRUNCATED, "the stream ended before any content")
+        return self._spoiled(Failure.EMPTY, "an empty stream")
+
+    def _take(self, line: bytes) -> Verdict | None:
+        if line:
+            field, _, value = line.partition(b":")
+            if field == b"data":
+                self._data.append(value.removeprefix(b" "))
+            return None
+        data, self._data = b"\n".join(self._data), []
+        if not data:
+            return None
+        self._events += 1
+        if data.startswith(b"[DONE]"):
+            return self._spoiled(Failure.EMPTY, "the stream was done before any content")
+        try:
+            event = json.loads(data)
+        except (ValueError, RecursionError):
+            return self._spoiled(Failure.GARBLED, "an event that is not JSON")
+        if not isinstance(event, dict):
+            return self._spoiled(Failure.GARBLED, "an event that is not a JSON object")
+        if event.get("error"):
+            status = status_of_error(event["error"])
+            return Spoiled(self._attempt, Failure.ERROR_EVENT, f"an error event ({status or 'no status'})", status)
+        return Content(self._attempt) if _has_content(event) else None
+
+    def _spoiled(self, failure: Failure, detail: str) -> Spoiled:
+        return Spoiled(self._attempt, failure, detail)
+
+
+def _has_content(event: dict[str, Any]) -> bool:
+    choices = event.get("choices")
+    if not isinstance(choices, list):
+        return True  # a dialect of its own: not ours to hold back
+    return any(not isinstance(choice, dict) or _says_something(choice) for choice in choices)
+
+
+def _says_something(choice: dict[str, Any]) -> bool:
+    if choice.get("finish_reason") or choice.get("text") or choice.get("logprobs"):
+        return True
+    delta = choice.get("delta")
+    return isinstance(delta, dict) and any(value for name, value in delta.items() if name != "role")
+
+
+class Tail:
+    """Remembers how a stream ended, without parsing it."""
+
+    __slots__ = ("_bytes",)
+
+    def __init__(self) -> None:
+        self._bytes = b""
+
+    def feed(self, chunk: bytes) -> None:
+        """Take note of a chunk that was handed on."""
+        self._bytes = (self._bytes + chunk)[-TAIL:] if len(chunk) < TAIL else chunk[-TAIL:]
+
+    @property
+    def done(self) -> bool:
+        """Whether the stream has said its last word: `[DONE]`, which JSON cannot hold at a line's start."""
+        return _DONE.search(self._bytes) is not None
+
+    @property
+    def complete(self) -> bool:
+        """Whether a stream that ends here is whole: done, or after a finish reason and between events.
+
+        Within JSON's strings a quote is escaped, so model output cannot fake a finish reason.
+        """
+        if self.done:
+            return True
+        ended = self._bytes.endswith((b"\n\n", b"\r\r", b"\r\n\r\n"))
+        compact = self._bytes.replace(b'": ', b'":')
+        return ended and b'"finish_reason":"' in compact

@@ -1,0 +1,257 @@
+"""The sync driver: carries an exchange out with blocking I/O."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, assert_never
+
+import httpcore2
+
+from smartroute.errors import NoRouteError
+from smartroute.policy.exchange import Deliver, Diverted, Event, Exchange, Gate, Hold, Raise, Send, Spoiled
+from smartroute.probe import SyncProber
+from smartroute.transport import connect
+from smartroute.transport.connect import failure_of
+from smartroute.transport.driver import DRAIN_BYTES, DRAIN_LIMIT, ERROR_LIMIT, BodyBase, DriverBase, Flight, describe
+from smartroute.transport.pools import Pools, TransportOptions
+from smartroute.transport.rewrite import Intake, without_own_headers
+from smartroute.transport.stream import holder
+from smartroute.transport.sync_wire import SyncWire
+
+if TYPE_CHECKING:
+    import httpx2
+
+    from smartroute.route import Route
+    from smartroute.router import Router
+    from smartroute.transport.family import Family
+
+__all__ = ["SyncDriver"]
+
+
+class SyncDriver(DriverBase):
+    """One sync client's way to its endpoints. Thread-safe."""
+
+    def __init__(self, family: Family, router: Router, options: TransportOptions, byte_stream: type[Any]) -> None:
+        super().__init__(family, router, options)
+        self._pools = Pools(self.pool_options, httpcore2.ConnectionPool, SyncWire(self.clock))
+        self._prober = SyncProber(router, self.probe)
+        # What the family's client insists on is a subclass of its own stream class.
+        self._body = type("RoutedStream", (SyncBody, byte_stream), {})
+        self._plain_body = type("PlainStream", (SyncPlainBody, byte_stream), {})
+
+    def handle(self, request: httpx2.Request) -> httpx2.Response:
+        """Send a request; the whole of the transport's `handle_request`."""
+        intake = self._intake(request)
+        try:
+            exchange = self.router.begin(intake.call) if intake is not None else None
+        except NoRouteError as error:
+            raise self.family.ConnectError(str(error), request=request) from error
+        if intake is None or exchange is None:
+            return self._pass_through(request)
+        self._prober.wake()
+        flights: dict[int, Flight] = {}
+        try:
+            return self._fly(exchange, intake, flights)
+        except BaseException as error:
+            exchange.cancel(self.clock())
+            for flight in flights.values():
+                _discard(flight)
+            self.router.finish(exchange, "failed" if isinstance(error, Exception) else "cancelled")
+            raise
+
+    def close(self) -> None:
+        """Close every connection."""
+        self._prober.close()
+        self._pools.wire.close()
+        for pool in self._pools.drain():
+            pool.close()
+
+    def probe(self, route: Route) -> None:
+        """Measure a route by a small GET over its own connections, trying its keys in turn."""
+        pool, proxied = self._pools.of(route)
+        for key in range(most := max(len(route.keys), 1)):
+            watch = self._probe_watch(route, key)
+            request = self.rewriter.probe(route, key, self._probe_extensions(watch, proxied=proxied))
+            try:
+                response = pool.handle_request(request)
+            except Exception as error:
+                self._report(route, watch, None, failure_of(error, watch))
+                return
+            watch.attempt.first_byte = self.clock()
+            with contextlib.suppress(Exception), contextlib.closing(response):  # the way is known by now
+                response.read()
+            if response.status not in (401, 403) or key + 1 == most:
+                self._report(route, watch, response.status, None)
+                return
+
+    def _fly(self, exchange: Exchange, intake: Intake, flights: dict[int, Flight]) -> httpx2.Response:
+        command = exchange.start(self.clock())
+        while True:
+            match command:
+                case Send():
+                    for other in flights.values():
+                        _discard(other)
+                    flight, pool, request = self._board(command, intake, self._pools)
+                    flights[command.attempt.number] = flight
+                    event = self._send(flight, pool, request, exchange, intake.request)
+                case Hold():
+                    event = self._hold(flights[command.attempt.number], command.gate)
+                case Deliver():
+                    flight = flights[command.attempt.number]
+                    return self._deliver(exchange, flight, intake.request, final=command.final)
+                case Raise():
+                    raise self._exception(flights[command.attempt.number], intake.request)
+                case _:
+                    assert_never(command)
+            command = exchange.feed(event, self.clock())
+
+    def _send(
+        self,
+        flight: Flight,
+        pool: httpcore2.ConnectionPool,
+        request: httpcore2.Request,
+        exchange: Exchange,
+        asked: httpx2.Request,
+    ) -> Event:
+        try:
+            response = pool.handle_request(request)
+        except connect.Diverted as diverted:
+            return Diverted(flight.watch.attempt, diverted.winner)
+        except Exception as error:
+            return self._failed(flight, error, asked)
+        flight.source = iter(response.iter_stream())
+        return self._answered(flight, response, exchange)
+
+    def _hold(self, flight: Flight, gate: Gate) -> Event:
+        held = holder(gate, flight.watch.attempt)
+        flight.chunks = held.chunks
+        if gate is Gate.ERROR:
+            flight.watch.until = self.clock() + ERROR_LIMIT
+        verdict = None
+        try:
+            for chunk in flight.source:
+                if verdict := held.feed(chunk):
+                    break
+        except Exception as error:
+            flight.whole = gate is Gate.ERROR  # an error cut short is an error all the same
+            if not flight.whole:
+                flight.error = error
+                failure = failure_of(error, flight.watch)
+                return Spoiled(flight.watch.attempt, failure, describe(failure, error))
+        if verdict is None:
+            flight.whole = True
+            verdict = held.end()
+        if flight.whole:
+            _discard(flight)
+        return verdict
+
+    def _deliver(self, exchange: Exchange, flight: Flight, request: httpx2.Request, *, final: bool) -> httpx2.Response:
+        flight.watch.until = None
+        if flight.whole:
+            content = b"".join(flight.chunks)
+            self.settle(exchange, flight.watch.attempt, "complete", len(content))
+            return self._response(flight, exchange, self.family.ByteStream(content), final=final)
+        body = self._body(self, exchange, flight, request)
+        return self._response(flight, exchange, body, final=final)
+
+    def _pass_through(self, request: httpx2.Request) -> httpx2.Response:
+        """The request exactly as the SDK made it, over the caller's own limits."""
+        url = request.url
+        core = httpcore2.Request(
+            request.method,
+            httpcore2.URL(scheme=url.raw_scheme, host=url.raw_host, port=url.port, target=url.raw_path),
+            headers=without_own_headers(request.headers.raw),
+            content=request.stream,
+            extensions=request.extensions,
+        )
+        try:
+            response = self._pools.plain(url).handle_request(core)
+        except Exception as error:
+            self.refuse(error, request)
+        stream = self._plain_body(self, response, request)
+        return self.family.Response(
+            response.status, headers=response.headers, stream=stream, extensions=response.extensions
+        )
+
+
+def _discard(flight: Flight) -> None:
+    """Close a response that is not delivered (or that is in hand), before anything else is sent."""
+    if flight.open and flight.response is not None:
+        flight.open = False
+        with contextlib.suppress(Exception):  # it is not needed any more
+            flight.response.close()
+
+
+class SyncBody(BodyBase):
+    """The stream that a sync caller reads."""
+
+    _driver: SyncDriver
+
+    def __iter__(self) -> Iterator[bytes]:
+        return self
+
+    def __next__(self) -> bytes:
+        if self._over:
+            raise StopIteration
+        for chunk in self._held:
+            return self._pass(chunk)
+        try:
+            return self._pass(next(self._flight.source))
+        except StopIteration:
+            error = self._at_end()
+        except Exception as broken:
+            error = self._broken(broken)
+        self._release()
+        if error is not None:
+            raise error
+        raise StopIteration
+
+    def close(self) -> None:
+        """Close the stream; closing twice is harmless."""
+        if self._over:
+            return
+        if self._tail is not None and self._tail.done:
+            self._drain()
+            self._settle("complete")
+        else:
+            self._settle("closed")
+        self._release()
+
+    def __del__(self) -> None:
+        if not self._over:
+            self._settle("closed")
+            self._release()
+
+    def _drain(self) -> None:
+        """Read to the end of file, which the SDK does not: it is the price of keeping the connection."""
+        watch = self._flight.watch
+        watch.until = watch.clock() + DRAIN_LIMIT
+        left = DRAIN_BYTES
+        with contextlib.suppress(Exception):  # then the connection is lost, as it would have been anyway
+            for chunk in self._flight.source:
+                left -= len(chunk)
+                if left < 0:
+                    break
+
+    def _release(self) -> None:
+        _discard(self._flight)
+
+
+class SyncPlainBody:
+    """The stream of a request that passed through."""
+
+    def __init__(self, driver: SyncDriver, response: httpcore2.Response, request: httpx2.Request) -> None:
+        self._driver = driver
+        self._response = response
+        self._request = request
+
+    def __iter__(self) -> Iterator[bytes]:
+        try:
+            yield from self._response.iter_stream()
+        except Exception as error:
+            self._driver.refuse(error, self._request)
+
+    def close(self) -> None:
+        """Close the response."""
+        self._response.close()

@@ -1,0 +1,209 @@
+"""The sync wire: plain sockets under httpcore's sync pool."""
+
+import socket
+import ssl
+import threading
+from collections.abc import Callable, Iterable
+from queue import Empty, SimpleQueue
+from typing import Any
+
+import httpcore2
+
+from smartroute.transport.connect import (
+    Diverted,
+    Limit,
+    Rival,
+    Spares,
+    Watch,
+    allowance,
+    is_readable,
+    note_write,
+    prepare,
+    too_old,
+)
+
+__all__ = ["SyncWire"]
+
+
+class SyncStream(httpcore2.NetworkStream):
+    """One connection. Counts the requests it serves and notes their first bytes."""
+
+    def __init__(self, sock: socket.socket, clock: Callable[[], float]) -> None:
+        self._sock = sock
+        self._clock = clock
+        self._born = clock()
+        self._served = 0
+
+    def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+        try:
+            self._sock.settimeout(allowance(timeout))
+            return self._sock.recv(max_bytes)
+        except TimeoutError as error:
+            raise httpcore2.ReadTimeout(str(error)) from error
+        except OSError as error:
+            raise httpcore2.ReadError(str(error)) from error
+
+    def write(self, buffer: bytes, timeout: float | None = None) -> None:
+        self._served += note_write(timeout, self._served)
+        view = memoryview(buffer)
+        try:
+            while view:
+                self._sock.settimeout(allowance(timeout))
+                view = view[self._sock.send(view) :]
+        except TimeoutError as error:
+            raise httpcore2.WriteTimeout(str(error)) from error
+        except OSError as error:
+            raise httpcore2.WriteError(str(error)) from error
+
+    def close(self) -> None:
+        self._sock.close()
+
+    def start_tls(
+        self,
+        ssl_context: ssl.SSLContext,
+        server_hostname: str | None = None,
+        timeout: float | None = None,
+    ) -> httpcore2.NetworkStream:
+        try:
+            self._sock.settimeout(allowance(timeout))
+            self._sock = ssl_context.wrap_socket(self._sock, server_hostname=server_hostname)
+        except TimeoutError as error:
+            self.close()
+            raise httpcore2.ConnectTimeout(str(error)) from error
+        except OSError as error:
+            self.close()
+            raise httpcore2.ConnectError(str(error)) from error
+        return self
+
+    def get_extra_info(self, info: str) -> Any:
+        match info:
+            case "is_readable":
+                return too_old(self._born, self._clock()) or is_readable(self._sock)
+            case "socket":
+                return self._sock
+            case "ssl_object":
+                return self._sock if isinstance(self._sock, ssl.SSLSocket) else None
+            case "client_addr":
+                return self._sock.getsockname()
+            case "server_addr":
+                return self._sock.getpeername()
+            case _:
+                return None
+
+
+class SyncWire(httpcore2.NetworkBackend):
+    """Opens connections, racing those of rival routes when the first is slow to come."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self.spares = Spares(clock)
+
+    def connect_tcp(
+        self,
+        host: str,
+        port: int,
+        timeout: float | None = None,
+        local_address: str | None = None,
+        socket_options: Iterable[httpcore2.SOCKET_OPTION] | None = None,
+    ) -> httpcore2.NetworkStream:
+        options = tuple(socket_options or ())
+        sock = self.spares.take((host, port))
+        if sock is None:
+            started = self._clock()
+            try:
+                seconds = allowance(timeout)
+                watch = timeout.watch if type(timeout) is Limit else None
+                if watch is not None and watch.rivals:
+                    sock = self._race(host, port, seconds, watch, local_address, options)
+                else:
+                    sock = _dial(host, port, seconds, local_address, options)
+            except TimeoutError as error:
+                raise httpcore2.ConnectTimeout(str(error)) from error
+            except OSError as error:
+                raise httpcore2.ConnectError(str(error)) from error
+            if watch is not None:
+                watch.attempt.connect = self._clock() - started
+        return SyncStream(sock, self._clock)
+
+    def close(self) -> None:
+        """Close the connections that no pool holds."""
+        self.spares.close()
+
+    def _race(
+        self,
+        host: str,
+        port: int,
+        seconds: float | None,
+        watch: Watch,
+        local_address: str | None,
+        options: tuple[httpcore2.SOCKET_OPTION, ...],
+    ) -> socket.socket:
+        """Connect, or find that a rival is ready sooner.
+
+        Each connection is made by a thread of its own: nothing else ends a wait for the resolver. It
+        is paid once per connection, not per request. What is ready too late becomes a spare.
+        """
+        ready: SimpleQueue[tuple[Rival | None, socket.socket | OSError]] = SimpleQueue()
+        lock, over = threading.Lock(), threading.Event()
+
+        def dial(rival: Rival | None) -> None:
+            address = (rival.host, rival.port) if rival else (host, port)
+            try:
+                made: socket.socket | OSError = _dial(*address, seconds, local_address, options)
+            except OSError as error:
+                made = error
+            with lock:
+                if not over.is_set():
+                    ready.put((rival, made))
+                    return
+            if isinstance(made, socket.socket):
+                self.spares.put(address, made)
+
+        def start(rival: Rival | None) -> None:
+            threading.Thread(target=dial, args=(rival,), name="smartroute-connect", daemon=True).start()
+
+        waiting = list(watch.rivals)
+        until = None if seconds is None else self._clock() + seconds
+        start(None)
+        try:
+            while True:
+                wait = None if until is None else max(until - self._clock(), 0.0)
+                if waiting:
+                    wait = watch.patience if wait is None else min(wait, watch.patience)
+                try:
+                    rival, made = ready.get(timeout=wait)
+                except Empty:
+                    if not waiting:
+                        raise TimeoutError(f"no connection to {host} in time") from None
+                    rival = waiting.pop(0)
+                    if rival.idle():
+                        raise Diverted(rival.name) from None
+                    start(rival)
+                    continue
+                if isinstance(made, socket.socket):
+                    if rival is None:
+                        return made
+                    self.spares.put((rival.host, rival.port), made)
+                    raise Diverted(rival.name)
+                if rival is None:
+                    raise made
+        finally:
+            with lock:
+                over.set()
+            while not ready.empty():
+                rival, made = ready.get()
+                if isinstance(made, socket.socket):
+                    self.spares.put((rival.host, rival.port) if rival else (host, port), made)
+
+
+def _dial(
+    host: str,
+    port: int,
+    seconds: float | None,
+    local_address: str | None,
+    options: tuple[httpcore2.SOCKET_OPTION, ...],
+) -> socket.socket:
+    source = None if local_address is None else (local_address, 0)
+    sock = socket.create_connection((host, port), seconds, source_address=source)
+    prepare(sock, options)
+    return sock
