@@ -1,0 +1,1 @@
+"""Regions on localhost, for the demo, the examples and the tests."""
