@@ -6,6 +6,8 @@
 openai 3 on, httpx before. `smartroute.httpx` and `smartroute.httpx2` have them by name.
 """
 
+from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 from smartroute.config import Config
@@ -15,6 +17,8 @@ from smartroute.router import Router
 
 if TYPE_CHECKING:
     from smartroute.httpx2 import AsyncClient, Client
+
+    __version__: str
 
 __all__ = [
     "AsyncClient",
@@ -33,19 +37,13 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     """Load what needs an HTTP library, or a look at the installation, when it is asked for."""
     if name in ("Client", "AsyncClient"):
-        from importlib import import_module
-
         return getattr(import_module(f"smartroute.{_family()}"), name)
     if name == "__version__":
-        from importlib.metadata import version
-
         return version("smartroute")
     raise AttributeError(f"module 'smartroute' has no attribute {name!r}")
 
 
 def _family() -> str:
-    from importlib.metadata import PackageNotFoundError, version
-
     try:
         major = int(version("openai").split(".")[0])
     except (PackageNotFoundError, ValueError):

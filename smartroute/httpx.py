@@ -29,7 +29,7 @@ class Transport(httpx.BaseTransport):
         self, config: Config | None = None, *, router: Router | None = None, **options: Unpack[TransportOptions]
     ) -> None:
         self.router = acquire(config, router)
-        self._driver = SyncDriver(FAMILY, self.router, options, httpx.SyncByteStream)
+        self._driver = SyncDriver(FAMILY, self.router, options)
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
         return cast("httpx.Response", self._driver.handle(cast("httpx2.Request", request)))
@@ -46,7 +46,7 @@ class AsyncTransport(httpx.AsyncBaseTransport):
         self, config: Config | None = None, *, router: Router | None = None, **options: Unpack[TransportOptions]
     ) -> None:
         self.router = acquire(config, router)
-        self._driver = AsyncDriver(FAMILY, self.router, options, httpx.AsyncByteStream)
+        self._driver = AsyncDriver(FAMILY, self.router, options)
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         return cast("httpx.Response", await self._driver.handle(cast("httpx2.Request", request)))

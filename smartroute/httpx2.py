@@ -26,7 +26,7 @@ class Transport(httpx2.BaseTransport):
         self, config: Config | None = None, *, router: Router | None = None, **options: Unpack[TransportOptions]
     ) -> None:
         self.router = acquire(config, router)
-        self._driver = SyncDriver(FAMILY, self.router, options, httpx2.SyncByteStream)
+        self._driver = SyncDriver(FAMILY, self.router, options)
 
     def handle_request(self, request: httpx2.Request) -> httpx2.Response:
         return self._driver.handle(request)
@@ -43,7 +43,7 @@ class AsyncTransport(httpx2.AsyncBaseTransport):
         self, config: Config | None = None, *, router: Router | None = None, **options: Unpack[TransportOptions]
     ) -> None:
         self.router = acquire(config, router)
-        self._driver = AsyncDriver(FAMILY, self.router, options, httpx2.AsyncByteStream)
+        self._driver = AsyncDriver(FAMILY, self.router, options)
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
         return await self._driver.handle(request)

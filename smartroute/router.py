@@ -402,7 +402,7 @@ class Router:
             else "set the deployment's direct route key in SMARTROUTE_API_KEY (a console key does not work there)",
         )
 
-    def arrived(self, exchange: Exchange, attempt: Attempt, now: float, *, how: str | None, size: int) -> None:
+    def arrived(self, exchange: Exchange, attempt: Attempt, *, how: str | None, size: int) -> None:
         """An attempt is over."""
         known = self._known.get(attempt.endpoint.name)
         if known is not None:

@@ -258,36 +258,47 @@ class Fleet(Protocol):
 
     def ranking(self, call: Call, now: float) -> Sequence[Candidate]:
         """Who may be asked as of now, best first."""
+        ...
 
     def patience(self, route: Route) -> float:
         """How long to wait for the route's connection before racing another, in seconds."""
+        ...
 
     def keys(self, call: Call, route: Route) -> int:
         """How many keys there are to try on the route for this call."""
+        ...
 
     def same_key(self, call: Call, one: Route, other: Route) -> bool:
         """Whether two endpoints would get the same key."""
+        ...
 
     def replay(self, now: float) -> bool:
         """Take a replay token."""
+        ...
 
     def departed(self, exchange: "Exchange", attempt: Attempt) -> None:
         """An attempt is on its way."""
+        ...
 
     def answered(self, exchange: "Exchange", attempt: Attempt, now: float) -> None:
         """An attempt brought an answer: its route is healthy, its times may be learned from."""
+        ...
 
     def blamed(self, exchange: "Exchange", attempt: Attempt, now: float, *, unreachable: bool) -> None:
         """An attempt failed through its route's fault."""
+        ...
 
     def cooled(self, attempt: Attempt, seconds: float, now: float) -> None:
         """A route asked to be left alone for so many seconds."""
+        ...
 
     def refused(self, exchange: "Exchange", attempt: Attempt, now: float) -> None:
         """A route refused a key or a model that another endpoint accepted."""
+        ...
 
-    def arrived(self, exchange: "Exchange", attempt: Attempt, now: float, *, how: str | None, size: int) -> None:
+    def arrived(self, exchange: "Exchange", attempt: Attempt, *, how: str | None, size: int) -> None:
         """An attempt is over; told exactly once for each that departed."""
+        ...
 
 
 class Exchange:
@@ -519,7 +530,7 @@ class Exchange:
 
     def _over(self, attempt: Attempt, now: float, *, how: str | None, size: int = 0) -> None:
         attempt.ended = now
-        self._fleet.arrived(self, attempt, now, how=how, size=size)
+        self._fleet.arrived(self, attempt, how=how, size=size)
 
 
 def _most_telling(attempts: Sequence[Attempt]) -> Attempt:

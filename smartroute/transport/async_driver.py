@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, AsyncIterator
-from typing import TYPE_CHECKING, Any, assert_never
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from typing import TYPE_CHECKING, Any, TypeAlias, assert_never, cast
 from weakref import WeakKeyDictionary
 
 import httpcore2
@@ -34,16 +34,19 @@ if TYPE_CHECKING:
 
 __all__ = ["AsyncDriver"]
 
+Make: TypeAlias = "Callable[..., httpx2.AsyncByteStream]"
+
 
 class AsyncDriver(DriverBase):
     """One async client's way to its endpoints, in any number of event loops."""
 
-    def __init__(self, family: Family, router: Router, options: TransportOptions, byte_stream: type[Any]) -> None:
+    def __init__(self, family: Family, router: Router, options: TransportOptions) -> None:
         super().__init__(family, router, options)
         self._homes: WeakKeyDictionary[asyncio.AbstractEventLoop, Home] = WeakKeyDictionary()
-        # What the family's client insists on is a subclass of its own stream class.
-        self._body = type("RoutedStream", (AsyncBody, byte_stream), {})
-        self._plain_body = type("PlainStream", (AsyncPlainBody, byte_stream), {})
+        # The family's client insists on subclasses of its own stream class.
+        own = family.AsyncByteStream
+        self._body: Make = cast("Make", type("RoutedStream", (AsyncBody, own), {}))
+        self._plain_body: Make = cast("Make", type("PlainStream", (AsyncPlainBody, own), {}))
 
     async def handle(self, request: httpx2.Request) -> httpx2.Response:
         """Send a request; the whole of the transport's `handle_async_request`."""

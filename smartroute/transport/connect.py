@@ -28,6 +28,7 @@ __all__ = [
     "failure_of",
     "is_readable",
     "note_write",
+    "prepare",
     "timeouts",
     "too_old",
 ]
@@ -146,9 +147,9 @@ def is_readable(sock: socket.socket | None) -> bool:
 def failure_of(error: BaseException, watch: Watch) -> Failure:
     """Name what went wrong, from httpcore's exception and what it was caused by."""
     cause = error.__cause__ or error.__context__
+    if watch.expired:
+        return Failure.DEADLINE
     match error:
-        case _ if watch.expired:
-            return Failure.DEADLINE
         case httpcore2.ConnectTimeout():
             return Failure.CONNECT_TIMEOUT
         case httpcore2.ConnectError() | httpcore2.ProxyError():
@@ -164,8 +165,9 @@ def failure_of(error: BaseException, watch: Watch) -> Failure:
         case httpcore2.NetworkError():
             return Failure.RESET
         case httpcore2.RemoteProtocolError() if watch.attempt.first_byte is None and "disconnected" in str(error):
-            return Failure.RESET
-    return Failure.PROTOCOL
+            return Failure.RESET  # a reset too, where TLS hides it
+        case _:
+            return Failure.PROTOCOL
 
 
 class Spares:
@@ -221,8 +223,9 @@ class Spares:
             sock.close()
 
 
-def prepare(sock: socket.socket, options: Iterable[httpcore2.SOCKET_OPTION] | None) -> None:
-    """Set the options every connection gets."""
+def prepare(sock: socket.socket, options: Iterable[httpcore2.SOCKET_OPTION]) -> None:
+    """Set the options every connection gets, and the caller's own."""
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    for option in options or ():
-        sock.setsockopt(*option)
+    set_option: Callable[..., None] = sock.setsockopt  # its overloads do not fit a union of tuples
+    for option in options:
+        set_option(*option)

@@ -118,12 +118,9 @@ class DriverBase:
             limits = timeouts(given, watch)
             watch.rivals = tuple(self._rivals(command.rivals, pools))
             watch.patience = command.patience
-        if attempt.endpoint.kind is Kind.GLOBAL:
-            extensions = intake.request.extensions | {"timeout": limits}
-        else:
-            extensions = {"timeout": limits}
-            if "trace" in intake.request.extensions:
-                extensions["trace"] = intake.request.extensions["trace"]
+        extensions = intake.request.extensions | {"timeout": limits}
+        if attempt.endpoint.kind is not Kind.GLOBAL:
+            extensions.pop("sni_hostname", None)  # the caller's host's
         return Flight(watch, proxied), pool, self.rewriter.request(intake, attempt, extensions)
 
     def _rivals(self, routes: Iterable[Route], pools: Pools[Any]) -> Iterable[Rival]:
@@ -172,7 +169,9 @@ class DriverBase:
             )
         return Answered(attempt, response.status, wait, flight.event_stream, encoded)
 
-    def _response(self, flight: Flight, exchange: Exchange, stream: Any, *, final: bool) -> httpx2.Response:
+    def _response(
+        self, flight: Flight, exchange: Exchange, stream: httpx2.SyncByteStream | httpx2.AsyncByteStream, *, final: bool
+    ) -> httpx2.Response:
         """The caller's response, in its own family's words."""
         core = flight.response
         if core is None:

@@ -46,9 +46,12 @@ class Family:
     name: str
     Response: type[httpx2.Response]
     ByteStream: type[httpx2.ByteStream]
+    SyncByteStream: type[httpx2.SyncByteStream]
+    AsyncByteStream: type[httpx2.AsyncByteStream]
     ConnectError: type[httpx2.ConnectError]
     RemoteProtocolError: type[httpx2.RemoteProtocolError]
     Proxy: type[httpx2.Proxy]
+    URL: type[httpx2.URL]
     default_timeout: httpx2.Timeout
     create_ssl_context: Callable[..., ssl.SSLContext]
     environment_proxies: Callable[[], Mapping[str, str | None]]
@@ -62,14 +65,17 @@ class Family:
             name=module.__name__,
             Response=module.Response,
             ByteStream=module.ByteStream,
+            SyncByteStream=module.SyncByteStream,
+            AsyncByteStream=module.AsyncByteStream,
             ConnectError=module.ConnectError,
             RemoteProtocolError=module.RemoteProtocolError,
             Proxy=module.Proxy,
+            URL=module.URL,
             default_timeout=module.Timeout(600.0, connect=5.0),  # the OpenAI SDK's own
             create_ssl_context=module.create_ssl_context,
             # Private, and used all the same: NO_PROXY must mean to us exactly what it means to the family.
-            environment_proxies=module._utils.get_environment_proxies,
-            pattern=module._utils.URLPattern,
+            environment_proxies=module._utils.get_environment_proxies,  # noqa: SLF001
+            pattern=module._utils.URLPattern,  # noqa: SLF001
             _errors=tuple((getattr(httpcore2, name), getattr(module, name)) for name in _ERRORS),
         )
 

@@ -72,19 +72,13 @@ class PoolOptions:
             key=lambda pair: pair[0],
         )
 
-    def proxy_for(self, url: httpx2.URL | None) -> httpx2.Proxy | None:
+    def proxy_for(self, url: httpx2.URL) -> httpx2.Proxy | None:
         """The proxy for a URL, by the family's own rules; None: none."""
-        if url is None or not self._proxies:
-            return None
         return next((proxy for pattern, proxy in self._proxies if pattern.matches(url)), None)
 
-    def url(self, text: str) -> httpx2.URL | None:
-        """A URL of the family; None where it would not be looked at anyway."""
-        if not self._proxies:
-            return None
-        import httpx2
-
-        return httpx2.URL(text)
+    def proxy_for_text(self, url: str) -> httpx2.Proxy | None:
+        """The same, for a URL that is not parsed yet."""
+        return self.proxy_for(self.family.URL(url)) if self._proxies else None
 
     def make(
         self, pool: type[Pool], wire: Any, proxy: httpx2.Proxy | None, *, tls: bool, keepalive: float | None = None
@@ -132,7 +126,7 @@ class Pools(Generic[Pool]):
         if found is None:
             with self._lock:
                 if route.name not in self._routes:
-                    proxy = self._options.proxy_for(self._options.url(route.url))
+                    proxy = self._options.proxy_for_text(route.url)
                     limits = self._options.given.get("limits")
                     keepalive = max(ROUTE_KEEPALIVE, (limits and limits.keepalive_expiry) or 0.0)
                     tls = route.url.startswith("https:")

@@ -6,7 +6,7 @@ What is read off the caller's request once (`Intake`), and what is sent to each 
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
@@ -147,7 +147,7 @@ class Rewriter:
         )
         return Intake(call, request, query, model)
 
-    def request(self, intake: Intake, attempt: Attempt, extensions: dict[str, object]) -> httpcore2.Request:
+    def request(self, intake: Intake, attempt: Attempt, extensions: Mapping[str, object]) -> httpcore2.Request:
         """The request for one attempt."""
         route, call = attempt.endpoint, intake.call
         as_made = call.addressed is None if attempt.on_global else call.addressed == route.name
@@ -172,15 +172,15 @@ class Rewriter:
         if attempt.headers:
             added = {name.lower() for name, _ in attempt.headers}
             headers = [h for h in headers if h[0].lower() not in added] + attempt.headers
-        return httpcore2.Request(b"POST", url, headers=headers, content=Body(body), extensions=extensions)
+        return httpcore2.Request(b"POST", url, headers=headers, content=Body(body), extensions=dict(extensions))
 
-    def probe(self, route: Route, key: int, extensions: dict[str, object]) -> httpcore2.Request:
+    def probe(self, route: Route, key: int, extensions: Mapping[str, object]) -> httpcore2.Request:
         """The small authenticated GET that measures a route."""
         headers = [(b"Host", self._authority(route)), (b"Accept", b"application/json"), (b"User-Agent", b"smartroute")]
         if route.keys:
             headers.append((b"Authorization", b"Bearer " + route.keys[key].encode()))
         url = self._url(route, self._config.probe_path, b"")
-        return httpcore2.Request(b"GET", url, headers=headers, extensions=extensions)
+        return httpcore2.Request(b"GET", url, headers=headers, extensions=dict(extensions))
 
     def _match(self, key: tuple[bytes, bytes, int | None, bytes]) -> tuple[str, str | None] | None:
         """The routed path that a URL names, and the route whose base it lies below (None: global's)."""

@@ -5,7 +5,7 @@ All of it is fed bytes and does no I/O, so that the sync and the async driver sh
 
 import json
 import re
-from typing import Any, Protocol
+from typing import Any, Protocol, assert_never
 
 from smartroute.policy.exchange import Attempt, Content, Gate, Spoiled, Whole
 from smartroute.policy.outcome import Failure, status_of_error
@@ -32,9 +32,11 @@ class Holder(Protocol):
 
     def feed(self, chunk: bytes) -> Verdict | None:
         """Take a chunk; a verdict ends the holding."""
+        ...
 
     def end(self) -> Verdict:
         """The body is over."""
+        ...
 
 
 def holder(gate: Gate, attempt: Attempt) -> Holder:
@@ -46,6 +48,8 @@ def holder(gate: Gate, attempt: Attempt) -> Holder:
             return _Whole(attempt, MOST_HELD_WHOLE, may_be_empty=False)
         case Gate.ERROR:
             return _Whole(attempt, MOST_HELD_OF_ERROR, may_be_empty=True)
+        case _:
+            assert_never(gate)
 
 
 class _Whole:

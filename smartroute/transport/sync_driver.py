@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, assert_never
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, TypeAlias, assert_never, cast
 
 import httpcore2
 
@@ -28,17 +28,20 @@ if TYPE_CHECKING:
 
 __all__ = ["SyncDriver"]
 
+Make: TypeAlias = "Callable[..., httpx2.SyncByteStream]"
+
 
 class SyncDriver(DriverBase):
     """One sync client's way to its endpoints. Thread-safe."""
 
-    def __init__(self, family: Family, router: Router, options: TransportOptions, byte_stream: type[Any]) -> None:
+    def __init__(self, family: Family, router: Router, options: TransportOptions) -> None:
         super().__init__(family, router, options)
         self._pools = Pools(self.pool_options, httpcore2.ConnectionPool, SyncWire(self.clock))
         self._prober = SyncProber(router, self.probe)
-        # What the family's client insists on is a subclass of its own stream class.
-        self._body = type("RoutedStream", (SyncBody, byte_stream), {})
-        self._plain_body = type("PlainStream", (SyncPlainBody, byte_stream), {})
+        # The family's client insists on subclasses of its own stream class.
+        own = family.SyncByteStream
+        self._body: Make = cast("Make", type("RoutedStream", (SyncBody, own), {}))
+        self._plain_body: Make = cast("Make", type("PlainStream", (SyncPlainBody, own), {}))
 
     def handle(self, request: httpx2.Request) -> httpx2.Response:
         """Send a request; the whole of the transport's `handle_request`."""

@@ -4,6 +4,7 @@ import socket
 import ssl
 import threading
 from collections.abc import Callable, Iterable
+from functools import partial
 from queue import Empty, SimpleQueue
 from typing import Any
 
@@ -23,6 +24,8 @@ from smartroute.transport.connect import (
 )
 
 __all__ = ["SyncWire"]
+
+Dial = Callable[[str, int], socket.socket]
 
 
 class SyncStream(httpcore2.NetworkStream):
@@ -106,17 +109,18 @@ class SyncWire(httpcore2.NetworkBackend):
         local_address: str | None = None,
         socket_options: Iterable[httpcore2.SOCKET_OPTION] | None = None,
     ) -> httpcore2.NetworkStream:
-        options = tuple(socket_options or ())
         sock = self.spares.take((host, port))
         if sock is None:
             started = self._clock()
             try:
                 seconds = allowance(timeout)
+                source = None if local_address is None else (local_address, 0)
+                dial = partial(_dial, seconds=seconds, source=source, options=tuple(socket_options or ()))
                 watch = timeout.watch if type(timeout) is Limit else None
                 if watch is not None and watch.rivals:
-                    sock = self._race(host, port, seconds, watch, local_address, options)
+                    sock = self._race(dial, (host, port), seconds, watch)
                 else:
-                    sock = _dial(host, port, seconds, local_address, options)
+                    sock = dial(host, port)
             except TimeoutError as error:
                 raise httpcore2.ConnectTimeout(str(error)) from error
             except OSError as error:
@@ -129,81 +133,88 @@ class SyncWire(httpcore2.NetworkBackend):
         """Close the connections that no pool holds."""
         self.spares.close()
 
-    def _race(
-        self,
-        host: str,
-        port: int,
-        seconds: float | None,
-        watch: Watch,
-        local_address: str | None,
-        options: tuple[httpcore2.SOCKET_OPTION, ...],
-    ) -> socket.socket:
+    def _race(self, dial: Dial, address: tuple[str, int], seconds: float | None, watch: Watch) -> socket.socket:
         """Connect, or find that a rival is ready sooner.
 
         Each connection is made by a thread of its own: nothing else ends a wait for the resolver. It
         is paid once per connection, not per request. What is ready too late becomes a spare.
         """
-        ready: SimpleQueue[tuple[Rival | None, socket.socket | OSError]] = SimpleQueue()
-        lock, over = threading.Lock(), threading.Event()
-
-        def dial(rival: Rival | None) -> None:
-            address = (rival.host, rival.port) if rival else (host, port)
-            try:
-                made: socket.socket | OSError = _dial(*address, seconds, local_address, options)
-            except OSError as error:
-                made = error
-            with lock:
-                if not over.is_set():
-                    ready.put((rival, made))
-                    return
-            if isinstance(made, socket.socket):
-                self.spares.put(address, made)
-
-        def start(rival: Rival | None) -> None:
-            threading.Thread(target=dial, args=(rival,), name="smartroute-connect", daemon=True).start()
-
+        race = _Race(dial, self.spares)
         waiting = list(watch.rivals)
         until = None if seconds is None else self._clock() + seconds
-        start(None)
+        race.start(None, address)
         try:
             while True:
                 wait = None if until is None else max(until - self._clock(), 0.0)
                 if waiting:
                     wait = watch.patience if wait is None else min(wait, watch.patience)
                 try:
-                    rival, made = ready.get(timeout=wait)
+                    rival, made = race.ready.get(timeout=wait)
                 except Empty:
                     if not waiting:
-                        raise TimeoutError(f"no connection to {host} in time") from None
+                        raise TimeoutError(f"no connection to {address[0]} in time") from None
                     rival = waiting.pop(0)
                     if rival.idle():
                         raise Diverted(rival.name) from None
-                    start(rival)
+                    race.start(rival, (rival.host, rival.port))
                     continue
-                if isinstance(made, socket.socket):
-                    if rival is None:
-                        return made
+                if rival is not None and isinstance(made, socket.socket):
                     self.spares.put((rival.host, rival.port), made)
                     raise Diverted(rival.name)
                 if rival is None:
-                    raise made
+                    if isinstance(made, OSError):
+                        raise made
+                    return made
         finally:
-            with lock:
-                over.set()
-            while not ready.empty():
-                rival, made = ready.get()
-                if isinstance(made, socket.socket):
-                    self.spares.put((rival.host, rival.port) if rival else (host, port), made)
+            race.end()
+
+
+class _Race:
+    """Connections being made at the same time, each by a thread that may outlive the race."""
+
+    def __init__(self, dial: Dial, spares: Spares) -> None:
+        self.ready: SimpleQueue[tuple[Rival | None, socket.socket | OSError]] = SimpleQueue()
+        self._dial = dial
+        self._spares = spares
+        self._lock = threading.Lock()
+        self._addresses: dict[Rival | None, tuple[str, int]] = {}
+        self._over = False
+
+    def start(self, rival: Rival | None, address: tuple[str, int]) -> None:
+        """Connect to an address; the result comes to `ready`."""
+        self._addresses[rival] = address
+        threading.Thread(target=self._run, args=(rival, address), name="smartroute-connect", daemon=True).start()
+
+    def end(self) -> None:
+        """Nobody waits any more: what comes now, or came unseen, is a spare."""
+        with self._lock:
+            self._over = True
+        while not self.ready.empty():
+            rival, made = self.ready.get()
+            if isinstance(made, socket.socket):
+                self._spares.put(self._addresses[rival], made)
+
+    def _run(self, rival: Rival | None, address: tuple[str, int]) -> None:
+        try:
+            made: socket.socket | OSError = self._dial(*address)
+        except OSError as error:
+            made = error
+        with self._lock:
+            if not self._over:
+                self.ready.put((rival, made))
+                return
+        if isinstance(made, socket.socket):
+            self._spares.put(address, made)
 
 
 def _dial(
     host: str,
     port: int,
+    *,
     seconds: float | None,
-    local_address: str | None,
+    source: tuple[str, int] | None,
     options: tuple[httpcore2.SOCKET_OPTION, ...],
 ) -> socket.socket:
-    source = None if local_address is None else (local_address, 0)
     sock = socket.create_connection((host, port), seconds, source_address=source)
     prepare(sock, options)
     return sock
