@@ -9,7 +9,6 @@ reported, not the first only; and no message quotes a refused value, for it may 
 import difflib
 import functools
 import logging
-import math
 import os
 import re
 import tomllib
@@ -25,7 +24,6 @@ from smartroute.errors import Problem
 from smartroute.fireworks import GLOBAL_HOST, GLOBAL_KEY_VARIABLE, GLOBAL_URL
 from smartroute.route import (
     GLOBAL,
-    PATH,
     Checks,
     Kind,
     Models,
@@ -35,11 +33,18 @@ from smartroute.route import (
     read_models,
     refusal,
 )
+from smartroute.settings import (
+    PATHS,
+    PREFIX,
+    SETTINGS,
+    read_global_key,
+    read_global_route,
+    read_global_url,
+    read_items,
+    read_switch,
+)
 
-__all__ = ["SETTINGS", "Config", "Setting", "unknown_variables"]
-
-PREFIX = "SMARTROUTE_"
-PATHS = ("/chat/completions", "/completions", "/embeddings")
+__all__ = ["Config", "unknown_variables"]
 
 T = TypeVar("T")
 D = TypeVar("D")
@@ -157,7 +162,7 @@ class Config:
         """The global endpoint as a route of kind `global`, named `global`; None without a fallback."""
         if self.global_url is None:
             return None
-        return _global_route(self.global_url).replace(
+        return read_global_route(self.global_url).replace(
             keys=(self.global_api_key,) if self.global_api_key else (), models=self.global_model
         )
 
@@ -185,183 +190,13 @@ class Config:
             object.__setattr__(self, attribute, value)
 
 
-# --- The readers: a raw value of whatever origin -> what it means, or a refusal ----------------------
+# --- What was written where ------------------------------------------------------------------------
 
-
-def _text(value: object) -> str:
-    if not isinstance(value, str):
-        raise refusal("is not text", "write it as text, in quotes")
-    return value.strip()
-
-
-def _words(value: object) -> tuple[str, ...]:
-    if isinstance(value, str):
-        return tuple(value.replace(",", " ").split())
-    if isinstance(value, Sequence):
-        words = [word for word in cast("Sequence[object]", value) if isinstance(word, str) and word.strip()]
-        if len(words) == len(value):
-            return tuple(word.strip() for word in words)
-    raise refusal("is not a list of non-empty texts", "write a list, or text with commas between the items")
-
-
-def _items(value: object) -> tuple[object, ...]:
-    if isinstance(value, str):
-        return _words(value)
-    if isinstance(value, Sequence):
-        return tuple(cast("Sequence[object]", value))
-    raise refusal("is not a list of routes", "write a list of handles or URLs, or [[route]] tables")
-
-
-def _regions(value: object) -> tuple[str, ...]:
-    patterns = tuple(map(canonical_region, _words(value)))
-    if value and not patterns:  # "," is more likely a template gone wrong than a wish for every region
-        raise refusal("there is no region in it", "write them as in US_ARIZONA_1, EU_*, or leave it out to allow all")
-    if not all(re.fullmatch(r"[A-Z0-9_*?]+", pattern) for pattern in patterns):
-        raise refusal("a pattern has a character that no region has", "write them as in US_ARIZONA_1, EU_*")
-    return patterns
-
-
-_NEVER_FORWARDED = ("authorization", "proxy-authorization", "api-key", "x-api-key", "cookie", "host")
-
-
-def _headers(value: object) -> tuple[str, ...]:
-    patterns = tuple(word.lower() for word in _words(value))
-    if not all(re.fullmatch(r"[a-z0-9!#$%&'*+.^_`|~?-]+", pattern) for pattern in patterns):
-        raise refusal("a pattern has a character that no header has", "write them as in x-tenant, x-trace-*")
-    if any(fnmatchcase(name, pattern) for name in _NEVER_FORWARDED for pattern in patterns):
-        raise refusal("a pattern would hand the caller's key or cookies to routes", "name the headers they need")
-    return patterns
-
-
-def _path(value: object) -> str:
-    path = _text(value).rstrip("/")
-    if not path or not PATH.fullmatch(path):
-        raise refusal("a path does not start with '/' or cannot be read", "write paths as in /chat/completions")
-    return path
-
-
-def _paths(value: object) -> tuple[str, ...]:
-    return tuple(map(_path, _words(value)))
-
-
-def _seconds(value: object, low: float, high: float, remedy: str) -> float:
-    try:
-        seconds = float(value) if isinstance(value, str | int | float) and not isinstance(value, bool) else math.nan
-    except (ValueError, OverflowError):
-        seconds = math.nan
-    if math.isnan(seconds):
-        raise refusal("is not a number", remedy)
-    if not low <= seconds <= high:
-        raise refusal("is out of range", remedy)
-    return seconds
-
-
-def _probe_interval(value: object) -> float:
-    remedy = "write seconds between 0.1 and 3600, or 0 to turn probes off"
-    return _seconds(value, 0.1, 3600.0, remedy) if _seconds(value, 0.0, math.inf, remedy) else 0.0
-
-
-def _deadline(value: object) -> float | None:
-    return None if value == "" else _seconds(value, 0.1, 86400.0, "write seconds between 0.1 and 86400")
-
-
-def _switch(value: object) -> bool:
-    words = {"1": True, "on": True, "true": True, "yes": True, "0": False, "off": False, "false": False, "no": False}
-    switch = words.get(str(value).strip().lower()) if isinstance(value, str | int) else None
-    if switch is None:
-        raise refusal("is neither on nor off", "write on (or 1, true, yes) or off (or 0, false, no)")
-    return switch
-
-
-def _hedge(value: object) -> bool:
-    if _switch(value):
-        raise refusal("hedging is not available in this version", "leave it off")
-    return False
-
-
-def _backend(value: object) -> str:
-    backend = _text(value).lower()
-    if backend == "aiohttp":
-        raise refusal("the backend aiohttp is not available in this version", "use httpcore")
-    if backend != "httpcore":
-        raise refusal("there is no such backend", "use httpcore")
-    return backend
-
-
-def _log(value: object) -> str | None:
-    level = _text(value).lower()
-    if level not in ("", "debug", "info", "warning"):
-        raise refusal("is not a level that can be set here", "use debug, info or warning, or leave it out")
-    return level or None
-
-
-def _global_key(value: object) -> str:
-    return read_keys([value])[0]
-
-
-def _global_route(value: object) -> Route:
-    return Route(cast("str", value), kind=Kind.GLOBAL)
-
-
-def _global_url(value: object) -> Route | None:
-    return None if isinstance(value, str) and value.strip().lower() == "off" else _global_route(value)
-
-
-# --- The table of settings --------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Setting:
-    """One line of the table of settings.
-
-    Attributes:
-        name: the TOML key and the argument; `SMARTROUTE_` and its capitals are the variable.
-        meaning: what it means, with its units.
-        default: what it is when left out, as the environment would say it; empty: as `meaning` tells.
-        read: reads the value, where no other setting has a say in it.
-    """
-
-    name: str
-    meaning: str
-    default: str = ""
-    read: Callable[[object], object] | None = field(default=None, repr=False)
-
-    @property
-    def variable(self) -> str:
-        """The environment variable."""
-        return PREFIX + self.name.upper()
-
-
-SETTINGS = (
-    Setting("routes", "handles or base URLs, by commas or white space, `name=` before each; none: pass all through"),
-    Setting("api_key", "the key of every route without its own; several, by commas, are tried in turn on 401/403"),
-    Setting("api_key_<name>", "the key or keys of one route (name upper-cased, `-` and `.` as `_`); environment only"),
-    Setting("model", "the model name that routes expect, or `asked=sent` pairs by commas; none: as the caller sent it"),
-    Setting("global_url", "the global endpoint; requests below it are routed; `off`: no fallback", GLOBAL_URL),
-    Setting("global_api_key", f"the global endpoint's key; none: {GLOBAL_KEY_VARIABLE}, if the host is {GLOBAL_HOST}"),
-    Setting("global_model", "the global endpoint's model name, or `asked=sent` pairs, for requests to a route's URL"),
-    Setting("regions", "regions that requests may go to, global (`GLOBAL`) too; patterns; none: all", "", _regions),
-    Setting("forward_headers", "further request headers that routes may receive; patterns", "", _headers),
-    Setting("paths", "the paths below the base URL that routes serve", ", ".join(PATHS), _paths),
-    Setting("probe_interval", "seconds between probes of a route, while there is traffic", "10", _probe_interval),
-    Setting("probe_path", "what a probe GETs below the route's base URL", "/models", _path),
-    Setting("deadline", "seconds for the whole exchange, up to commit; none: the caller's timeouts", "", _deadline),
-    Setting("hedge", "race slow attempts; `on` is not available yet", "off", _hedge),
-    Setting("affinity", "keep a conversation on one route: `on`, `off`", "on", _switch),
-    Setting("backend", "what `AsyncClient` sends with; `aiohttp` is not available yet", "httpcore", _backend),
-    Setting("config", "a TOML file with these settings and a `[[route]]` table per route; environment only"),
-    Setting("log", "level of the `smartroute` logger: `debug`, `info`, `warning`; none: untouched", "", _log),
-    Setting("disabled", "`1`: pass everything through, validate nothing", "0"),
-)
-"""Every setting there is."""
 
 _KEY_OF = "api_key_"
 _IN_ENVIRON = tuple(setting.variable for setting in SETTINGS if "<" not in setting.name)
 _IN_FILE = tuple(each.name for each in SETTINGS if "<" not in each.name and each.name != "config")
 _IN_TABLE = ("address", "name", "region", "kind", "api_key", "model", "allow_http")
-
-
-# --- What was written where ------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -446,7 +281,7 @@ def _from_file(path: Path, source: str, checks: Checks) -> dict[str, _Given]:
 
 def _is_disabled(given: Mapping[str, _Given], checks: Checks) -> bool:
     entry = given.get("disabled")
-    return entry is not None and checks.read(entry.source, _switch, entry.value, default=False)
+    return entry is not None and checks.read(entry.source, read_switch, entry.value, default=False)
 
 
 def _resolve(given: Mapping[str, _Given], checks: Checks) -> dict[str, object]:
@@ -459,14 +294,14 @@ def _resolve(given: Mapping[str, _Given], checks: Checks) -> dict[str, object]:
     for setting in SETTINGS:
         if setting.read:
             values[setting.name] = reading.read(setting.name, setting.read, setting.read(setting.default))
-    endpoint = reading.read("global_url", _global_url, _global_route(GLOBAL_URL))
+    endpoint = reading.read("global_url", read_global_url, read_global_route(GLOBAL_URL))
     key = "global_api_key"
     if key not in given and endpoint and urlsplit(endpoint.url).hostname == GLOBAL_HOST:
         key = GLOBAL_KEY_VARIABLE
     values |= {
         "routes": reading.routes(endpoint, cast("tuple[str, ...]", values["regions"])),
         "global_url": endpoint and endpoint.url,
-        "global_api_key": reading.read(key, _global_key, None),
+        "global_api_key": reading.read(key, read_global_key, None),
         "global_model": reading.read("global_model", read_models, None),
         "disabled": disabled,
     }
@@ -509,7 +344,7 @@ class _Reading:
 
     def _listed(self, setting: str) -> list[tuple[Route, str]]:
         found: list[tuple[Route, str]] = []
-        for number, item in enumerate(self.read(setting, _items, ()), 1):
+        for number, item in enumerate(self.read(setting, read_items, ()), 1):
             source = self.given[setting].source
             table = _split_name(item) if isinstance(item, str) else item
             route = self.checks.read(source, _route, table, None, f"route {number}: ")

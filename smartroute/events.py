@@ -55,6 +55,7 @@ class AttemptStarted:
         reason: why this endpoint: that of the exchange, or `failover`, `next_key`, `stale_connection`,
             `connection_race`.
         headers: raw header pairs that a listener may add to (`traceparent`); they are sent along.
+        resends: how often the request was sent before, in this exchange.
     """
 
     exchange: int
@@ -64,6 +65,7 @@ class AttemptStarted:
     url: str
     reason: str
     headers: list[tuple[bytes, bytes]]
+    resends: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +79,8 @@ class AttemptEnded:
         first_byte: from the start of the attempt to the response's headers.
         first_content: from the start of the attempt to the first content handed to the caller.
         stream: how the body ended: `complete`, `closed` (by the caller, before its end),
-            `interrupted`, `discarded`; None without a body.
+            `interrupted`, `discarded`; None without a body. `diverted`: nothing was sent, because the
+            connection to another endpoint was ready first.
         size: bytes of the body that the caller received.
         headers: response headers worth keeping (request id, vendor timings), names in lower case.
     """

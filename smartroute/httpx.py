@@ -28,7 +28,7 @@ class Transport(httpx.BaseTransport):
     def __init__(
         self, config: Config | None = None, *, router: Router | None = None, **options: Unpack[TransportOptions]
     ) -> None:
-        self.router = acquire(config, router)
+        self.router = acquire(self, config, router)
         self._driver = SyncDriver(FAMILY, self.router, options)
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
@@ -36,7 +36,7 @@ class Transport(httpx.BaseTransport):
 
     def close(self) -> None:
         self._driver.close()
-        release(self.router)
+        release(self)
 
 
 class AsyncTransport(httpx.AsyncBaseTransport):
@@ -45,7 +45,7 @@ class AsyncTransport(httpx.AsyncBaseTransport):
     def __init__(
         self, config: Config | None = None, *, router: Router | None = None, **options: Unpack[TransportOptions]
     ) -> None:
-        self.router = acquire(config, router)
+        self.router = acquire(self, config, router)
         self._driver = AsyncDriver(FAMILY, self.router, options)
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
@@ -53,7 +53,7 @@ class AsyncTransport(httpx.AsyncBaseTransport):
 
     async def aclose(self) -> None:
         await self._driver.close()
-        release(self.router)
+        release(self)
 
 
 class Client(httpx.Client):

@@ -25,7 +25,7 @@ class Transport(httpx2.BaseTransport):
     def __init__(
         self, config: Config | None = None, *, router: Router | None = None, **options: Unpack[TransportOptions]
     ) -> None:
-        self.router = acquire(config, router)
+        self.router = acquire(self, config, router)
         self._driver = SyncDriver(FAMILY, self.router, options)
 
     def handle_request(self, request: httpx2.Request) -> httpx2.Response:
@@ -33,7 +33,7 @@ class Transport(httpx2.BaseTransport):
 
     def close(self) -> None:
         self._driver.close()
-        release(self.router)
+        release(self)
 
 
 class AsyncTransport(httpx2.AsyncBaseTransport):
@@ -42,7 +42,7 @@ class AsyncTransport(httpx2.AsyncBaseTransport):
     def __init__(
         self, config: Config | None = None, *, router: Router | None = None, **options: Unpack[TransportOptions]
     ) -> None:
-        self.router = acquire(config, router)
+        self.router = acquire(self, config, router)
         self._driver = AsyncDriver(FAMILY, self.router, options)
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
@@ -50,7 +50,7 @@ class AsyncTransport(httpx2.AsyncBaseTransport):
 
     async def aclose(self) -> None:
         await self._driver.close()
-        release(self.router)
+        release(self)
 
 
 class Client(httpx2.Client):

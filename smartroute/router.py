@@ -338,6 +338,7 @@ class Router:
                     attempt.endpoint.url + exchange.call.path,
                     attempt.reason,
                     attempt.headers,
+                    sum(earlier.sent for earlier in exchange.attempts),
                 )
             )
 

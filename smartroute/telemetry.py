@@ -166,7 +166,7 @@ class Telemetry:
             span.set_attributes(
                 _given(
                     {
-                        "http.request.resend_count": event.attempt - 1 or None,
+                        "http.request.resend_count": event.resends or None,
                         "smartroute.attempt": event.attempt,
                         "smartroute.reason": event.reason,
                         "smartroute.endpoint.name": event.endpoint.name,
@@ -205,7 +205,7 @@ class Telemetry:
             if error:
                 span.set_status(StatusCode.ERROR, event.detail or None)
         span.end()
-        if instruments := self._instruments():
+        if event.stream != "diverted" and (instruments := self._instruments()):  # diverted: nothing was sent
             name = {"smartroute.endpoint.name": event.endpoint.name}
             request = _given({**attempt.server, **name, "http.response.status_code": event.status, "error.type": error})
             instruments.request_duration.record(perf_counter() - attempt.started, request, exchange.context)

@@ -14,10 +14,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from smartroute import config as module
-from smartroute.config import SETTINGS, Config, unknown_variables
+from smartroute.config import Config, unknown_variables
 from smartroute.errors import ConfigError
 from smartroute.fireworks import GLOBAL_URL, REGIONS
 from smartroute.route import Kind, Route
+from smartroute.settings import SETTINGS
 
 ARIZONA = "my-account-abcd1234.us-arizona-1.direct.fireworks.ai"
 FRANKFURT = "my-account-abcd1234.eu-frankfurt-1.direct.fireworks.ai"

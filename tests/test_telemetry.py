@@ -144,7 +144,9 @@ def sent(
     headers: list[tuple[bytes, bytes]] | None = None,
 ) -> AttemptStarted:
     url = url or f"{endpoint.url}/chat/completions"
-    return AttemptStarted(exchange, attempt, endpoint, "POST", url, reason, [] if headers is None else headers)
+    return AttemptStarted(
+        exchange, attempt, endpoint, "POST", url, reason, [] if headers is None else headers, attempt - 1
+    )
 
 
 def ended(

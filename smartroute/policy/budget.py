@@ -26,7 +26,7 @@ class Budget:
     def take(self, now: float) -> bool:
         """Take one token if there is one."""
         self.tokens = min(self.tokens + max(now - self.now, 0.0) * PER_SECOND, CAPACITY)
-        self.now = now
+        self.now = max(self.now, now)  # threads may come in another order than they looked at the clock
         if self.tokens < 1.0:
             return False
         self.tokens -= 1.0

@@ -69,6 +69,8 @@ class Call:
         pinned: the name of the endpoint that the caller insists on.
         regions: patterns of regions the caller allows for this request; empty: as configured.
         retry: which retry of the SDK's own this is; 0 for the first sending.
+        patience: seconds for which the caller waits for a byte; after that nothing is sent again. None:
+            for ever.
     """
 
     path: str
@@ -80,6 +82,7 @@ class Call:
     pinned: str | None = None
     regions: tuple[str, ...] = ()
     retry: int = 0
+    patience: float | None = None
 
 
 @dataclass(slots=True, eq=False)
@@ -309,7 +312,8 @@ class Exchange:
         fleet: the router.
         ranking: who may be asked, best first.
         number: its number in events; 0 if nobody listens.
-        deadline: seconds that the whole exchange may take up to the first content; None: no limit.
+        deadline: seconds that the whole exchange may take up to the first content; None: as long as the
+            caller's own timeouts allow.
         at_once: nothing is known of any route: open connections to all of them at the same time.
     """
 
@@ -474,6 +478,8 @@ class Exchange:
         if self._one_other is not None and attempt.sent:
             return None
         if self._until is not None and now >= self._until:
+            return None
+        if self.call.patience is not None and now - self.began >= self.call.patience:
             return None
         tried = {a.endpoint.name for a in self.attempts}
         on_routes = sum(not a.on_global for a in self.attempts)

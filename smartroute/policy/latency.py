@@ -47,6 +47,10 @@ class Baseline:
             known = min(near)[1]
         return exp(known[0])
 
+    def knows(self, model: str | None, size: int) -> bool:
+        """Whether requests of this size have been seen, so that nothing has to be borrowed."""
+        return (model, _bucket(size)) in self._logs
+
     def learn(self, model: str | None, size: int, service: float, residual: float) -> None:
         """Take a service time into account, freed of what is known of its route."""
         key = (model, _bucket(size))
@@ -72,6 +76,7 @@ class Latency:
     _residual: float = 0.0
     _samples: float = 0.0
     _learned: float = 0.0
+    _faded: float = 0.0
 
     def saw_round_trip(self, seconds: float, now: float) -> None:
         """Learn from a probe (never from a failed one: a fast error must not look fast)."""
@@ -86,10 +91,12 @@ class Latency:
     def saw_first_token(self, seconds: float, baseline: Baseline, model: str | None, size: int, now: float) -> None:
         """Learn from a streamed request's first content, timed from the moment it was sent."""
         service = max(seconds - (self.round_trip or 0.0), LEAST_SERVICE)
-        usual = baseline.expect(model, size) or service
+        usual = baseline.expect(model, size) if baseline.knows(model, size) else None
         self._fade(now)
-        gain = max(1 / (self._samples + 1), 1 - exp(-(now - self._learned) / RESIDUAL_MEMORY), RESIDUAL_GAIN)
         baseline.learn(model, size, service, self._weight * self._residual)
+        if usual is None:  # compared with what another size takes, a long prompt would look like a slow route
+            return
+        gain = max(1 / (self._samples + 1), 1 - exp(-(now - self._learned) / RESIDUAL_MEMORY), RESIDUAL_GAIN)
         self._residual += (log(service / usual) - self._residual) * gain
         self._samples += 1
         self._learned = now
@@ -101,8 +108,7 @@ class Latency:
         usual = baseline.expect(model, size)
         if usual is None:
             return self.round_trip
-        if now > self._learned:
-            self._fade(now)
+        self._fade(now)
         return self.round_trip + usual * exp(self._weight * self._residual)
 
     def forget_service(self) -> None:
@@ -124,6 +130,6 @@ class Latency:
         return self._samples / (self._samples + SHRINKAGE)
 
     def _fade(self, now: float) -> None:
-        if self._samples:
-            self._samples *= 0.5 ** ((now - self._learned) / CONFIDENCE_HALF_LIFE)
-            self._learned = now
+        if now > self._faded:
+            self._samples *= 0.5 ** ((now - self._faded) / CONFIDENCE_HALF_LIFE)
+            self._faded = now

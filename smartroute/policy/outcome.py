@@ -6,6 +6,7 @@ reference, gRPC A6 and Finagle (what may be replayed).
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from datetime import UTC
 from email.utils import parsedate_to_datetime
 from enum import Enum, StrEnum, auto
 from math import isnan
@@ -135,7 +136,7 @@ def status_of_error(error: Any) -> int | None:
         return None
     for key in ("status_code", "status", "code"):
         value = error.get(key)
-        if isinstance(value, str) and value.isdigit():
+        if isinstance(value, str) and value.isdecimal() and len(value) == 3:
             value = int(value)
         if isinstance(value, int) and 400 <= value < 600:
             return value
@@ -151,25 +152,24 @@ def status_of_error(error: Any) -> int | None:
 def retry_after(headers: Iterable[tuple[bytes, bytes]], wall: float) -> float | None:
     """How many seconds an answer asks to wait: between 0 and `MAX_RETRY_AFTER`, or None.
 
-    Reads `retry-after-ms` (milliseconds; it wins) and `Retry-After` as whole seconds, decimals or a
-    date (RFC 9110, 10.2.3).
+    Reads `retry-after-ms` (milliseconds; it wins where it is a number) and `Retry-After` as whole
+    seconds, decimals or a date (RFC 9110, 10.2.3).
 
     Args:
         headers: the answer's raw header pairs.
         wall: the time of day as a Unix timestamp, for dates.
     """
     wait: float | None = None
+    precise: float | None = None
     for name, value in headers:
         name = name.lower()
         if name == b"retry-after-ms":
-            wait = _number(value, 0.001)
+            precise = _number(value, 0.001)
         elif name == b"retry-after" and wait is None:
             wait = _number(value, 1.0)
             if wait is None:
-                try:
-                    wait = parsedate_to_datetime(value.decode("latin-1")).timestamp() - wall
-                except (ValueError, OverflowError):
-                    continue
+                wait = _until(value, wall)
+    wait = wait if precise is None else precise
     return None if wait is None else min(max(wait, 0.0), MAX_RETRY_AFTER)
 
 
@@ -179,3 +179,13 @@ def _number(value: bytes, unit: float) -> float | None:
     except ValueError:
         return None
     return None if isnan(number) else number * unit
+
+
+def _until(date: bytes, wall: float) -> float | None:
+    try:
+        then = parsedate_to_datetime(date.decode("latin-1"))
+        if then.tzinfo is None:  # asctime's form names no zone: it is GMT, not where this process runs
+            then = then.replace(tzinfo=UTC)
+        return then.timestamp() - wall
+    except (ValueError, OverflowError):
+        return None

@@ -95,8 +95,6 @@ class AsyncStream(httpcore2.AsyncNetworkStream, asyncio.Protocol):
             try:
                 await _within(self._loop, self._reader, allowance(timeout))
             except TimeoutError as error:
-                if type(timeout) is Limit:
-                    self._note_expiry(timeout.watch)
                 raise httpcore2.ReadTimeout(str(error)) from error
             finally:
                 self._reader = None
@@ -167,9 +165,6 @@ class AsyncStream(httpcore2.AsyncNetworkStream, asyncio.Protocol):
                 return self._transport.get_extra_info("peername")
             case _:
                 return self._transport.get_extra_info(info)
-
-    def _note_expiry(self, watch: Watch) -> None:
-        watch.expired = watch.until is not None and self._clock() >= watch.until
 
 
 async def _within(loop: asyncio.AbstractEventLoop, future: asyncio.Future[bool], seconds: float | None) -> None:

@@ -63,7 +63,6 @@ class Watch:
 
     Attributes:
         until: when reading must have succeeded, in the clock's seconds; None: no limit of ours.
-        expired: whether that limit ended a wait.
     """
 
     attempt: Attempt
@@ -71,7 +70,11 @@ class Watch:
     rivals: tuple[Rival, ...] = ()
     patience: float = 0.0
     until: float | None = None
-    expired: bool = False
+
+    @property
+    def expired(self) -> bool:
+        """Whether our own limit has passed."""
+        return self.until is not None and self.clock() >= self.until
 
 
 class Limit(float):
@@ -104,11 +107,9 @@ def allowance(timeout: float | None) -> float | None:
     watch = timeout.watch
     if watch.until is not None:
         left = watch.until - watch.clock()
-        if left < seconds:
-            watch.expired = left <= 0
-            if watch.expired:
-                raise TimeoutError("the deadline of the request has passed")
-            seconds = left
+        if left <= 0:
+            raise TimeoutError("the deadline of the request has passed")
+        seconds = min(seconds, left)
     return None if seconds == inf else seconds
 
 

@@ -153,13 +153,14 @@ class DriverBase:
         if flight.proxied:
             attempt.sent, attempt.sent_at = True, attempt.started
         flight.response, flight.open = response, True
-        flight.event_stream = encoded = False
+        event_stream = encoded = False
         for name, value in response.headers:
             lower = name.lower()
             if lower == b"content-type":
-                flight.event_stream = value.lower().startswith(b"text/event-stream")
+                event_stream = value.lower().startswith(b"text/event-stream")
             elif lower == b"content-encoding":
                 encoded = value.strip().lower() not in (b"", b"identity")
+        flight.event_stream = event_stream and not encoded  # what is encoded cannot be watched
         wait = retry_after(response.headers, self.router.wall()) if response.status in (429, 503) else None
         if exchange.number:
             attempt.notes = tuple(
@@ -167,7 +168,7 @@ class DriverBase:
                 for name, value in response.headers
                 if name.decode("latin-1").lower() in NOTED_HEADERS
             )
-        return Answered(attempt, response.status, wait, flight.event_stream, encoded)
+        return Answered(attempt, response.status, wait, event_stream, encoded)
 
     def _response(
         self, flight: Flight, exchange: Exchange, stream: httpx2.SyncByteStream | httpx2.AsyncByteStream, *, final: bool

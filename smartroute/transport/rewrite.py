@@ -144,6 +144,7 @@ class Rewriter:
             pinned=pinned,
             regions=regions,
             retry=retry,
+            patience=request.extensions.get("timeout", {}).get("read"),
         )
         return Intake(call, request, query, model)
 

@@ -18,7 +18,7 @@ MOST_EVENTS_BEFORE_CONTENT = 1_000
 MOST_HELD_WHOLE = 32 * 1024 * 1024
 """Bytes up to which a body is held whole, so that one that ends short still fails over."""
 MOST_HELD_OF_ERROR = 1024 * 1024
-_DONE = re.compile(rb"(?:^|[\r\n])data: ?\[DONE\]")
+_DONE = re.compile(rb"[\r\n]data: ?\[DONE\]")
 TAIL = 4096
 """Bytes of a stream's end in which its last words must stand."""
 
@@ -90,6 +90,8 @@ class _FirstContent:
 
     def feed(self, chunk: bytes) -> Verdict | None:
         self.chunks.append(chunk)
+        if not chunk:
+            return None
         self._held += len(chunk)
         if self._after_return and chunk.startswith(b"\n"):
             chunk = chunk[1:]
@@ -157,7 +159,7 @@ class Tail:
     __slots__ = ("_bytes",)
 
     def __init__(self) -> None:
-        self._bytes = b""
+        self._bytes = b"\n"  # a stream begins at a line's start; what is left of a long one may not
 
     def feed(self, chunk: bytes) -> None:
         """Take note of a chunk that was handed on."""

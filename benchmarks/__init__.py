@@ -1,0 +1,1 @@
+"""What smartroute costs and what it gains, measured side by side. `python -m benchmarks --help`."""

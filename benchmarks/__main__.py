@@ -1,0 +1,26 @@
+"""`python -m benchmarks NAME`: a command for every figure that the docs quote."""
+
+import argparse
+
+from benchmarks import acceptance, overhead
+
+
+def main() -> int:
+    """Run one benchmark."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    commands = parser.add_subparsers(dest="name", metavar="NAME", required=True)
+    command = commands.add_parser("acceptance", help="300 calls over three routes, an outage, the return (about 70 s)")
+    command.add_argument("--calls", type=int, default=300, help="streamed calls in steady state (default: 300)")
+    command = commands.add_parser("overhead", help="microseconds per call beside the bare SDK (about 2 minutes)")
+    command.add_argument("--rounds", type=int, default=15, help="rounds, all contenders in each (default: 15)")
+    command.add_argument("--calls", type=int, default=150, help="calls per round and contender (default: 150)")
+    given = parser.parse_args()
+    if given.name == "acceptance":
+        return 0 if acceptance.main(calls=given.calls, as_json=given.json) else 1
+    overhead.main(rounds=given.rounds, calls=given.calls, as_json=given.json)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
