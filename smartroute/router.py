@@ -127,6 +127,7 @@ class Router:
         self._held_until = now
         self._racing_until = now
         self._last_request: float | None = None
+        self._awake_since = now
         self._prober_visits: WeakKeyDictionary[object, dict[str, float]] = WeakKeyDictionary()
         self._listeners: tuple[events.Listener, ...] = ()
         self._broken_listeners: set[int] = set()
@@ -245,6 +246,8 @@ class Router:
             raise ClosedError(ClosedError.__doc__)
         now = self.clock()
         with self._lock:
+            if self._last_request is None or now - self._last_request > QUIET:
+                self._awake_since = now
             self._last_request = now
             self._budget.deposit()
             if call.pinned is not None:
@@ -514,7 +517,7 @@ class Router:
             if not route.serves(call.model):
                 continue
             if known.breaker.state is State.OPEN:
-                known.breaker.give_up_waiting(now, probing=self.config.probe_interval > 0)
+                known.breaker.give_up_waiting(now, self._awake_since if self.config.probe_interval else None)
             standings.append(
                 Standing(
                     route,

@@ -104,9 +104,14 @@ class Breaker:
         if self._good_probes >= GOOD_PROBES:
             self._enter(State.HALF_OPEN, now)
 
-    def give_up_waiting(self, now: float, *, probing: bool) -> None:
-        """Put an open route on trial whose probe is overdue, or that nobody is going to probe."""
-        if self.state is State.OPEN and now >= self.retry_at + (UNPROBED if probing else 0.0):
+    def give_up_waiting(self, now: float, probed_since: float | None) -> None:
+        """Put an open route on trial whose probe is overdue, or that nobody is going to probe.
+
+        Args:
+            probed_since: since when probes have been made, in monotonic seconds; None: nobody makes any.
+        """
+        due = self.retry_at if probed_since is None else max(self.retry_at, probed_since) + UNPROBED
+        if self.state is State.OPEN and now >= due:
             self._enter(State.HALF_OPEN, now)
 
     def _open(self, now: float, cause: str) -> None:

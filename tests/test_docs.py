@@ -1,0 +1,70 @@
+"""What the docs show has been run, and what they list is what there is."""
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from smartroute.settings import SETTINGS
+from smartroute.testing import Region
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+SNIPPETS = [
+    pytest.param(block, id=f"{page.name}-{number}")
+    for page in PAGES
+    for number, block in enumerate(
+        re.findall(r"^```python\n(.*?)^```", page.read_text("utf-8"), re.MULTILINE | re.DOTALL), 1
+    )
+]
+
+
+@pytest.fixture
+def stand_in() -> Iterator[tuple[str, dict[str, str]]]:
+    """Two regions and a global endpoint on this machine: its URL, and an environment that names them."""
+    with ExitStack() as stack:
+        near, far = (stack.enter_context(Region(name, api_keys=["fake-direct-key"])) for name in ("near", "far"))
+        world = stack.enter_context(Region("global", prefix="/inference/v1", api_keys=["fake-console-key"]))
+        yield (
+            world.url,
+            {
+                "SMARTROUTE_ROUTES": f"us-arizona-1={near.url} eu-frankfurt-1={far.url}",
+                "SMARTROUTE_API_KEY": "fake-direct-key",
+                "SMARTROUTE_GLOBAL_URL": world.url,
+                "FIREWORKS_API_KEY": "fake-console-key",
+                "OPENAI_API_KEY": "fake-console-key",
+            },
+        )
+
+
+@pytest.mark.parametrize("snippet", SNIPPETS)
+def test_snippets_run(snippet: str, stand_in: tuple[str, dict[str, str]]) -> None:
+    url, environ = stand_in
+    code = snippet.replace("https://api.fireworks.ai/inference/v1", url)
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**{k: v for k, v in os.environ.items() if not k.startswith("SMARTROUTE_")}, **environ},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=50,
+    )
+    assert done.returncode == 0, done.stderr
+    assert not done.stderr
+
+
+def test_every_setting_is_in_the_reference() -> None:
+    page = (ROOT / "docs" / "configuration.md").read_text("utf-8")
+    rows = [f"| `{s.variable}` | {s.meaning} | {f'`{s.default}`' if s.default else ''} |" for s in SETTINGS]
+    assert [row for row in rows if row not in page] == []
+
+
+def test_links_lead_somewhere() -> None:
+    for page in PAGES:
+        for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text("utf-8")):
+            assert (page.parent / target).exists(), f"{page.name}: {target}"
