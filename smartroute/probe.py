@@ -8,10 +8,12 @@ the router's decision; how to probe is the driver's.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import threading
 import weakref
 from collections.abc import Awaitable, Callable
+from queue import Empty, SimpleQueue
 
 from smartroute.route import Route
 from smartroute.router import Router
@@ -25,28 +27,30 @@ LONGEST_WAIT = 1.0
 
 
 class SyncProber:
-    """Probes for one sync client."""
+    """Probes for one sync client. Its thread also does the client's chores, as they come."""
 
-    def __init__(self, router: Router, probe: Callable[[Route], None]) -> None:
+    def __init__(
+        self, router: Router, probe: Callable[[Route], None], chores: SimpleQueue[Callable[[], object]]
+    ) -> None:
         self._router = router
         self._probe = weakref.WeakMethod(probe)
+        self._chores = chores
         self._lock = threading.Lock()
-        self._stop = threading.Event()
         self._running = False
+        self._closed = False
 
     def wake(self) -> None:
-        """A request was accepted: probe from now on."""
-        if not self._router.config.probe_interval:
-            return
+        """A request was accepted: probe from now on, and be there for the chores."""
         with self._lock:
-            if self._running or self._stop.is_set():
+            if self._running or self._closed:
                 return
             self._running = True
-        self._start(_watch, weakref.ref(self), self._stop)
+        self._start(_watch, weakref.ref(self), self._chores)
 
     def close(self) -> None:
         """Stop. Probes under way end by themselves; nobody waits for them."""
-        self._stop.set()
+        self._closed = True
+        self._chores.put(lambda: None)  # wakes the thread
 
     def round(self) -> float | None:
         """Start the probes that are due.
@@ -54,7 +58,7 @@ class SyncProber:
         Returns:
             the seconds until the next round; None: there is nothing more to do for now.
         """
-        routes, wait = self._router.claim_probes(self)
+        routes, wait = self._router.claim_probes(self) if not self._closed else ([], None)
         for route in routes:
             if not self._start(self._probe_one, route):
                 self._router.unprobed(route)
@@ -65,7 +69,7 @@ class SyncProber:
     def _probe_one(self, route: Route) -> None:
         probe = self._probe()
         try:
-            if probe is None or self._stop.is_set():
+            if probe is None or self._closed:
                 self._router.unprobed(route)
             else:
                 probe(route)
@@ -81,13 +85,15 @@ class SyncProber:
         return True
 
 
-def _watch(prober_ref: weakref.ref[SyncProber], stop: threading.Event) -> None:
+def _watch(prober_ref: weakref.ref[SyncProber], chores: SimpleQueue[Callable[[], object]]) -> None:
     """The thread: holds its prober weakly, so that a forgotten client can be collected."""
     while (prober := prober_ref()) is not None:
         wait = prober.round()
         del prober
-        if wait is None or stop.wait(min(wait, LONGEST_WAIT)):
+        if wait is None:
             return
+        with contextlib.suppress(Empty):
+            chores.get(timeout=min(wait, LONGEST_WAIT))()
 
 
 class AsyncProber:

@@ -439,12 +439,14 @@ class Router:
         probing too; each also visits each route often enough to keep its own connections warm.
 
         Returns:
-            the routes, and the wait in seconds; None: nothing to do until the next request.
+            the routes, and the wait in seconds; None: nobody has asked for a while, rest until somebody does.
         """
         now = self.clock()
         interval = self.config.probe_interval
-        if self._closed or not interval or self._last_request is None or now - self._last_request > QUIET:
+        if self._closed or self._last_request is None or now - self._last_request > QUIET:
             return [], None
+        if not interval:
+            return [], QUIET
         claimed: list[Route] = []
         wait = interval
         with self._lock:

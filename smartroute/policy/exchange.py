@@ -456,10 +456,10 @@ class Exchange:
         stale = attempt.reused and attempt.failure is Failure.RESET and attempt.first_byte is None
         if stale and not any(a.reason == "stale_connection" for a in self.attempts):
             return self._send(attempt.endpoint, "stale_connection", now, key=attempt.key)
+        if status in (401, 403) and attempt.key + 1 < self._fleet.keys(self.call, attempt.endpoint):
+            return self._send(attempt.endpoint, "next_key", now, key=attempt.key + 1)
         if rule.again is Again.NOWHERE or self._pinned:
             return self._conclude(attempt)
-        if attempt.status in (401, 403) and attempt.key + 1 < self._fleet.keys(self.call, attempt.endpoint):
-            return self._send(attempt.endpoint, "next_key", now, key=attempt.key + 1)
         return self._move(attempt, rule, now) or self._conclude(None)
 
     # Where next
@@ -491,6 +491,9 @@ class Exchange:
             on_global = route.kind is Kind.GLOBAL
             if route.name in tried or (not on_global and on_routes >= MOST_ATTEMPTS_ON_ROUTES):
                 continue
+            limit = self._limit(route)
+            if limit is not None and now >= limit:  # what is left of the deadline is kept for global
+                continue
             if rule.again is Again.OTHER_KEY and self._fleet.same_key(self.call, attempt.endpoint, route):
                 continue
             free = self._moves == 0 or on_global or not attempt.sent
@@ -500,27 +503,37 @@ class Exchange:
             if rule.again in (Again.ONE_OTHER, Again.OTHER_KEY):
                 self._one_other = attempt
             self._moves += attempt.sent
-            return self._send(route, "failover", now)
+            # What was passed over here must not get the request by way of a connection race.
+            race = not on_global and rule.again is not Again.OTHER_KEY
+            return self._send(route, "failover", now, race=race)
         return None
 
     def _conclude(self, answer: Attempt | None) -> Command:
         """Nowhere else to go: the most telling thing that happened goes to the caller."""
-        answer = answer or self._one_other or _most_telling(self.attempts)
+        other = self._one_other
+        if answer is None and other is not None and not _is_own_refusal(other, self.attempts):
+            answer = other
+        answer = answer or _most_telling(self.attempts)
         if answer.status is None or answer.status < 400:
             return Raise(answer)
         self.delivered = answer
         return Deliver(answer, final=self._starved)
 
     def _send(self, route: Route, reason: str, now: float, *, key: int = 0, race: bool = True) -> Send:
-        until = self._until
-        if until is not None and any(c.route.kind is Kind.GLOBAL and c.route is not route for c in self._ranking):
-            until -= min(KEPT_FOR_GLOBAL, (self._deadline or 0.0) / 2)
         self._sends += 1
-        attempt = Attempt(self._sends, route, key, reason, now, until)
+        attempt = Attempt(self._sends, route, key, reason, now, self._limit(route))
         rivals = self._rivals(route) if race and not self._pinned else ()
         self.attempts.append(attempt)
         self._fleet.departed(self, attempt)
         return Send(attempt, rivals, 0.0 if self._at_once else self._fleet.patience(route))
+
+    def _limit(self, route: Route) -> float | None:
+        """When an attempt on this endpoint must have brought an answer."""
+        if self._until is None or route.kind is Kind.GLOBAL or any(a.on_global for a in self.attempts):
+            return self._until
+        if not any(c.route.kind is Kind.GLOBAL for c in self._ranking):
+            return self._until
+        return self._until - min(KEPT_FOR_GLOBAL, (self._deadline or 0.0) / 2)
 
     def _rivals(self, route: Route) -> tuple[Route, ...]:
         tried = {a.endpoint.name for a in self.attempts}
@@ -549,5 +562,10 @@ def _most_telling(attempts: Sequence[Attempt]) -> Attempt:
     if all(a.status == 429 for a in attempts):
         return min(attempts, key=lambda a: float("inf") if a.wait is None else a.wait)
     answers = [a for a in attempts if a.status is not None and a.status >= 400]
-    telling = [a for a in answers if a is attempts[0] or a.status not in (401, 403, 404)]
+    telling = [a for a in answers if not _is_own_refusal(a, attempts)]
     return telling[-1] if telling else next(a for a in reversed(attempts) if a not in answers)
+
+
+def _is_own_refusal(attempt: Attempt, attempts: Sequence[Attempt]) -> bool:
+    """Whether it is a fallback's own refusal, which says nothing about the failure that led there."""
+    return attempt.status in (401, 403, 404) and attempt.endpoint is not attempts[0].endpoint

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias, assert_never, cast
 from weakref import WeakKeyDictionary
 
@@ -43,6 +44,7 @@ class AsyncDriver(DriverBase):
     def __init__(self, family: Family, router: Router, options: TransportOptions) -> None:
         super().__init__(family, router, options)
         self._homes: WeakKeyDictionary[asyncio.AbstractEventLoop, Home] = WeakKeyDictionary()
+        self._closing: set[asyncio.Task[None]] = set()
         # The family's client insists on subclasses of its own stream class.
         own = family.AsyncByteStream
         self._body: Make = cast("Make", type("RoutedStream", (AsyncBody, own), {}))
@@ -51,6 +53,7 @@ class AsyncDriver(DriverBase):
     async def handle(self, request: httpx2.Request) -> httpx2.Response:
         """Send a request; the whole of the transport's `handle_async_request`."""
         home = await self._home()
+        self.do_chores()
         intake = self._intake(request)
         try:
             exchange = self.router.begin(intake.call) if intake is not None else None
@@ -71,6 +74,7 @@ class AsyncDriver(DriverBase):
 
     async def close(self) -> None:
         """Close every connection, in whatever loop it was made."""
+        self.do_chores()
         here = asyncio.get_running_loop()
         for loop, home in tuple(self._homes.items()):
             if loop is here:
@@ -99,6 +103,15 @@ class AsyncDriver(DriverBase):
             if response.status not in (401, 403) or key + 1 == most:
                 self._report(route, watch, response.status, None)
                 return
+
+    def forget(self, exchange: Exchange, flight: Flight, size: int) -> None:
+        """Close a stream that nobody holds any more."""
+        self.settle(exchange, flight, "closed", size)
+        with contextlib.suppress(RuntimeError):  # no loop: its connections went with it
+            loop = asyncio.get_running_loop()
+            task = loop.create_task(_discard(flight))
+            self._closing.add(task)
+            task.add_done_callback(self._closing.discard)
 
     async def _home(self) -> Home:
         try:
@@ -182,7 +195,7 @@ class AsyncDriver(DriverBase):
         flight.watch.until = None
         if flight.whole:
             content = b"".join(flight.chunks)
-            self.settle(exchange, flight.watch.attempt, "complete", len(content))
+            self.settle(exchange, flight, "complete", len(content))
             return self._response(flight, exchange, self.family.ByteStream(content), final=final)
         body = self._body(self, exchange, flight, request)
         return self._response(flight, exchange, body, final=final)
@@ -249,6 +262,10 @@ class AsyncBody(BodyBase):
 
     _driver: AsyncDriver
 
+    def __init__(self, driver: AsyncDriver, exchange: Exchange, flight: Flight, request: httpx2.Request) -> None:
+        super().__init__(driver, exchange, flight, request)
+        self._loop = asyncio.get_running_loop()
+
     def __aiter__(self) -> AsyncIterator[bytes]:
         return self
 
@@ -282,10 +299,11 @@ class AsyncBody(BodyBase):
     def __del__(self) -> None:
         if self._over:
             return
-        self._settle("closed")
-        with contextlib.suppress(RuntimeError):  # no loop is running: the connection went with it
-            loop = asyncio.get_running_loop()
-            loop.call_soon(lambda flight: loop.create_task(_discard(flight)), self._flight)
+        chore = partial(self._driver.forget, self._exchange, self._flight, self._size)
+        try:
+            self._loop.call_soon_threadsafe(chore)
+        except RuntimeError:  # the loop is closed, its connections went with it
+            self._driver.chores.put(chore)
 
     async def _drain(self) -> None:
         """Read to the end of file: it is the price of keeping the connection."""

@@ -5,11 +5,13 @@ A driver obeys an `Exchange`; it makes no decisions of its own.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import ssl
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import partial
+from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import httpcore2
@@ -65,7 +67,7 @@ class Journey:
     attempts: tuple[Any, ...]
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Flight:
     """What a driver keeps of an attempt.
 
@@ -95,10 +97,24 @@ class DriverBase:
         self.clock = router.clock
         self.pool_options = PoolOptions(family, options)
         self.rewriter = Rewriter(router.config, family)
+        # Open streams are held here as well as by their readers: were one collected with its reader, each
+        # of the generators below it would be closed on its own, all at the same time.
+        self.open_streams: set[Flight] = set()
+        self.chores: SimpleQueue[Callable[[], object]] = SimpleQueue()
         self._routing = bool(router.config.routes) and not router.config.disabled
         urls = [route.url for route in router.config.routes] + [router.config.global_url or ""]
         if any(url.startswith("https:") for url in urls):
             _ = self.pool_options.ssl_context  # now, as the libraries do: later it would stop an event loop
+
+    def do_chores(self) -> None:
+        """Tidy up after forgotten streams.
+
+        The garbage collector may find them at any moment, also in a thread that holds one of our locks
+        or a pool's. So their `__del__` does nothing but leave a note (`SimpleQueue.put` is reentrant).
+        """
+        while not self.chores.empty():
+            with contextlib.suppress(Empty):  # another thread was quicker
+                self.chores.get_nowait()()
 
     def _intake(self, request: httpx2.Request) -> Intake | None:
         return self.rewriter.intake(request) if self._routing else None
@@ -206,8 +222,10 @@ class DriverBase:
         """Raise the caller's exception for one of the wire's."""
         raise self.mapped(error, request)
 
-    def settle(self, exchange: Exchange, attempt: Attempt, how: str, size: int, detail: str = "") -> None:
+    def settle(self, exchange: Exchange, flight: Flight, how: str, size: int, detail: str = "") -> None:
         """The delivered body is over."""
+        attempt = flight.watch.attempt
+        self.open_streams.discard(flight)
         exchange.settle(attempt, how, self.clock(), size=size, detail=detail)
         failed = attempt.status is None or attempt.status >= 400
         outcome = "failed" if failed else "interrupted" if how == "interrupted" else "answered"
@@ -252,6 +270,7 @@ class BodyBase:
         self._tail = Tail() if flight.event_stream else None
         self._size = 0
         self._over = False
+        driver.open_streams.add(flight)
 
     def _pass(self, chunk: bytes) -> bytes:
         self._size += len(chunk)
@@ -279,7 +298,7 @@ class BodyBase:
     def _settle(self, how: str, detail: str = "") -> None:
         if not self._over:
             self._over = True
-            self._driver.settle(self._exchange, self._flight.watch.attempt, how, self._size, detail)
+            self._driver.settle(self._exchange, self._flight, how, self._size, detail)
 
 
 def describe(failure: Failure, error: BaseException) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import TYPE_CHECKING, TypeAlias, assert_never, cast
 
 import httpcore2
@@ -37,7 +38,7 @@ class SyncDriver(DriverBase):
     def __init__(self, family: Family, router: Router, options: TransportOptions) -> None:
         super().__init__(family, router, options)
         self._pools = Pools(self.pool_options, httpcore2.ConnectionPool, SyncWire(self.clock))
-        self._prober = SyncProber(router, self.probe)
+        self._prober = SyncProber(router, self.probe, self.chores)
         # The family's client insists on subclasses of its own stream class.
         own = family.SyncByteStream
         self._body: Make = cast("Make", type("RoutedStream", (SyncBody, own), {}))
@@ -45,6 +46,7 @@ class SyncDriver(DriverBase):
 
     def handle(self, request: httpx2.Request) -> httpx2.Response:
         """Send a request; the whole of the transport's `handle_request`."""
+        self.do_chores()
         intake = self._intake(request)
         try:
             exchange = self.router.begin(intake.call) if intake is not None else None
@@ -65,6 +67,7 @@ class SyncDriver(DriverBase):
 
     def close(self) -> None:
         """Close every connection."""
+        self.do_chores()
         self._prober.close()
         self._pools.wire.close()
         for pool in self._pools.drain():
@@ -87,6 +90,11 @@ class SyncDriver(DriverBase):
             if response.status not in (401, 403) or key + 1 == most:
                 self._report(route, watch, response.status, None)
                 return
+
+    def forget(self, exchange: Exchange, flight: Flight, size: int) -> None:
+        """Close a stream that nobody holds any more."""
+        self.settle(exchange, flight, "closed", size)
+        _discard(flight)
 
     def _fly(self, exchange: Exchange, intake: Intake, flights: dict[int, Flight]) -> httpx2.Response:
         command = exchange.start(self.clock())
@@ -153,7 +161,7 @@ class SyncDriver(DriverBase):
         flight.watch.until = None
         if flight.whole:
             content = b"".join(flight.chunks)
-            self.settle(exchange, flight.watch.attempt, "complete", len(content))
+            self.settle(exchange, flight, "complete", len(content))
             return self._response(flight, exchange, self.family.ByteStream(content), final=final)
         body = self._body(self, exchange, flight, request)
         return self._response(flight, exchange, body, final=final)
@@ -205,7 +213,7 @@ class SyncBody(BodyBase):
             error = self._at_end()
         except Exception as broken:
             error = self._broken(broken)
-        self._release()
+        _discard(self._flight)
         if error is not None:
             raise error
         raise StopIteration
@@ -219,12 +227,11 @@ class SyncBody(BodyBase):
             self._settle("complete")
         else:
             self._settle("closed")
-        self._release()
+        _discard(self._flight)
 
     def __del__(self) -> None:
         if not self._over:
-            self._settle("closed")
-            self._release()
+            self._driver.chores.put(partial(self._driver.forget, self._exchange, self._flight, self._size))
 
     def _drain(self) -> None:
         """Read to the end of file, which the SDK does not: it is the price of keeping the connection."""
@@ -236,9 +243,6 @@ class SyncBody(BodyBase):
                 left -= len(chunk)
                 if left < 0:
                     break
-
-    def _release(self) -> None:
-        _discard(self._flight)
 
 
 class SyncPlainBody:
