@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import logging
 import threading
+import time
 import weakref
 from collections.abc import Awaitable, Callable
 from queue import Empty, SimpleQueue
@@ -22,6 +23,8 @@ __all__ = ["AsyncProber", "SyncProber"]
 
 logger = logging.getLogger("smartroute")
 
+FIRST_LOOK = 0.05
+"""Seconds after the first request before anything is probed: that request goes first."""
 LONGEST_WAIT = 1.0
 """Seconds between two looks at what is due: a breaker may open in between."""
 
@@ -87,6 +90,7 @@ class SyncProber:
 
 def _watch(prober_ref: weakref.ref[SyncProber], chores: SimpleQueue[Callable[[], object]]) -> None:
     """The thread: holds its prober weakly, so that a forgotten client can be collected."""
+    time.sleep(FIRST_LOOK)
     while (prober := prober_ref()) is not None:
         wait = prober.round()
         del prober
@@ -112,7 +116,7 @@ class AsyncProber:
     def wake(self) -> None:
         """A request was accepted: probe from now on."""
         if self._timer is None and not self._closed and self._router.config.probe_interval:
-            self._timer = self._loop.call_later(0, self._round)
+            self._timer = self._loop.call_later(FIRST_LOOK, self._round)
 
     async def close(self) -> None:
         """Stop, and wait until the probes under way have been cancelled."""

@@ -359,6 +359,8 @@ class Router:
                 known.latency.saw_round_trip(attempt.connect, now)  # nobody probes: a handshake is a round trip
             if call.streaming and attempt.sent_at is not None:
                 known.latency.saw_first_token(now - attempt.sent_at, self._baseline, call.model, call.size, now)
+            if self._incumbent is None:
+                self._incumbent = known.route.name  # nothing is measured yet: stay with what has answered
             if call.conversation is not None:
                 self._conversations[call.model, call.conversation] = known.route.name
         self._changed(known, before, after, "a request was answered", exchange)
@@ -578,7 +580,7 @@ class Router:
     def _opened(self, known: _Known, before: State) -> None:
         """After an outage nothing of before it counts."""
         if known.breaker.state is State.OPEN and before is not State.OPEN:
-            known.latency.forget_service()
+            known.latency.forget()
 
     def _status(self, known: _Known, now: float) -> RouteStatus:
         breaker, latency = known.breaker, known.latency

@@ -16,7 +16,7 @@ BEST = "frankfurt"
 JITTER = 0.004
 TOKENS = 8
 TOKEN_INTERVAL = 0.004
-PROBE_INTERVAL = 0.5
+PROBE_INTERVAL = 1.0
 """Seconds. The default of 10 does the same, but the acts that wait for traffic to move would take minutes."""
 
 

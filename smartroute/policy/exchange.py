@@ -96,6 +96,7 @@ class Attempt:
         key: which of the endpoint's keys is used.
         until: when it must have brought an answer, in monotonic seconds; None: no limit of ours.
         headers: raw header pairs to send along (trace context).
+        fresh: whether it must not use a connection that was open before.
         sent: whether a byte of the request may have reached the endpoint.
         reused: whether it went over a connection that had served before.
         sent_at: when its first byte was written.
@@ -112,6 +113,7 @@ class Attempt:
     reason: str
     started: float
     until: float | None
+    fresh: bool = False
     headers: list[tuple[bytes, bytes]] = field(default_factory=list)
     sent: bool = False
     reused: bool = False
@@ -141,6 +143,7 @@ class Record:
     reason: str
     status: int | None
     failure: str | None
+    detail: str
     seconds: float
 
 
@@ -400,7 +403,8 @@ class Exchange:
     def records(self, now: float) -> tuple[Record, ...]:
         """The attempts so far, as values."""
         return tuple(
-            Record(a.endpoint.name, a.reason, a.status, a.failure, (a.ended or now) - a.started) for a in self.attempts
+            Record(a.endpoint.name, a.reason, a.status, a.failure, a.detail, (a.ended or now) - a.started)
+            for a in self.attempts
         )
 
     # What follows from each event
@@ -416,10 +420,11 @@ class Exchange:
         attempt.status, attempt.wait = status, event.wait
         if status >= 400:
             return Hold(attempt, Gate.ERROR)
-        if attempt.on_global:
-            return self._in_hand(attempt, now)  # the request exactly as the SDK made it
-        if status >= 300:
+        as_made = attempt.on_global and self.call.addressed is None
+        if status >= 300 and not as_made:  # the client would resolve it against the URL that it knows
             return self._failed(Spoiled(attempt, Failure.REDIRECT, f"redirect ({status})"), now)
+        if attempt.on_global:
+            return self._in_hand(attempt, now)
         if not self.call.streaming:
             return Hold(attempt, Gate.WHOLE)
         if not event.event_stream:
@@ -455,7 +460,7 @@ class Exchange:
             self._over(attempt, now, how="discarded" if attempt.status else None)
         stale = attempt.reused and attempt.failure is Failure.RESET and attempt.first_byte is None
         if stale and not any(a.reason == "stale_connection" for a in self.attempts):
-            return self._send(attempt.endpoint, "stale_connection", now, key=attempt.key)
+            return self._send(attempt.endpoint, "stale_connection", now, key=attempt.key, fresh=True)
         if status in (401, 403) and attempt.key + 1 < self._fleet.keys(self.call, attempt.endpoint):
             return self._send(attempt.endpoint, "next_key", now, key=attempt.key + 1)
         if rule.again is Again.NOWHERE or self._pinned:
@@ -519,9 +524,11 @@ class Exchange:
         self.delivered = answer
         return Deliver(answer, final=self._starved)
 
-    def _send(self, route: Route, reason: str, now: float, *, key: int = 0, race: bool = True) -> Send:
+    def _send(
+        self, route: Route, reason: str, now: float, *, key: int = 0, race: bool = True, fresh: bool = False
+    ) -> Send:
         self._sends += 1
-        attempt = Attempt(self._sends, route, key, reason, now, self._limit(route))
+        attempt = Attempt(self._sends, route, key, reason, now, self._limit(route), fresh)
         rivals = self._rivals(route) if race and not self._pinned else ()
         self.attempts.append(attempt)
         self._fleet.departed(self, attempt)

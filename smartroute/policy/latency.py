@@ -111,9 +111,10 @@ class Latency:
         self._fade(now)
         return self.round_trip + usual * exp(self._weight * self._residual)
 
-    def forget_service(self) -> None:
-        """Forget the residual: what comes after an outage is not what was before it."""
-        self._residual = self._samples = 0.0
+    def forget(self) -> None:
+        """Forget everything: what comes after an outage is not what was before it."""
+        self.round_trip = None
+        self.deviation = self._residual = self._samples = 0.0
 
     @property
     def patience(self) -> float:

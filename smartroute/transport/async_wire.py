@@ -17,6 +17,7 @@ import httpcore2
 from smartroute.transport.connect import (
     Diverted,
     Limit,
+    Retirement,
     Rival,
     Spares,
     Watch,
@@ -24,7 +25,6 @@ from smartroute.transport.connect import (
     is_readable,
     note_write,
     prepare,
-    too_old,
 )
 
 __all__ = ["AsyncWire"]
@@ -38,10 +38,13 @@ HAPPY_EYEBALLS_DELAY = 0.25
 class AsyncStream(httpcore2.AsyncNetworkStream, asyncio.Protocol):
     """One connection. Counts the requests it serves and notes their first bytes."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, address: tuple[str, int], retirement: Retirement, born: float
+    ) -> None:
         self._loop = loop
-        self._clock = clock
-        self._born = clock()
+        self._address = address
+        self._retirement = retirement
+        self._born = born
         self._served = 0
         self._transport: asyncio.Transport
         self._chunks: list[bytes] = []
@@ -156,7 +159,7 @@ class AsyncStream(httpcore2.AsyncNetworkStream, asyncio.Protocol):
     def get_extra_info(self, info: str) -> Any:
         match info:
             case "is_readable":
-                if self._ended or self._chunks or too_old(self._born, self._clock()):
+                if self._ended or self._chunks or self._retirement.due(self._address, self._born):
                     return True
                 return is_readable(self._transport.get_extra_info("socket"))
             case "client_addr":
@@ -194,6 +197,7 @@ class AsyncWire(httpcore2.AsyncNetworkBackend):
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
         self.spares = Spares(clock)
+        self.retirement = Retirement(clock)
         self._dialling: set[asyncio.Task[socket.socket]] = set()
 
     async def connect_tcp(
@@ -223,7 +227,10 @@ class AsyncWire(httpcore2.AsyncNetworkBackend):
             if watch is not None:
                 watch.attempt.connect = self._clock() - started
         try:
-            _, stream = await loop.create_connection(lambda: AsyncStream(loop, self._clock), sock=sock)
+            born = self._clock()
+            _, stream = await loop.create_connection(
+                lambda: AsyncStream(loop, (host, port), self.retirement, born), sock=sock
+            )
         except BaseException:
             sock.close()
             raise

@@ -21,6 +21,7 @@ from smartroute.policy.outcome import Failure
 __all__ = [
     "Diverted",
     "Limit",
+    "Retirement",
     "Rival",
     "Spares",
     "Watch",
@@ -30,7 +31,6 @@ __all__ = [
     "note_write",
     "prepare",
     "timeouts",
-    "too_old",
 ]
 
 RETIREMENT = 600.0
@@ -128,9 +128,20 @@ def note_write(timeout: float | None, served: int) -> bool:
     return True
 
 
-def too_old(born: float, now: float) -> bool:
-    """Whether a connection should serve no further request."""
-    return now - born > RETIREMENT
+class Retirement:
+    """Which connections should serve no further request: the old ones, and those fallen into doubt."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._doubted: dict[tuple[str, int], float] = {}
+
+    def doubt(self, address: tuple[str, int]) -> None:
+        """One kept connection to this address turned out to be dead: the others most likely are too."""
+        self._doubted[address] = self._clock()
+
+    def due(self, address: tuple[str, int], born: float) -> bool:
+        """Whether a connection to this address that was made then has had its time."""
+        return self._clock() - born > RETIREMENT or born <= self._doubted.get(address, -inf)
 
 
 def is_readable(sock: socket.socket | None) -> bool:

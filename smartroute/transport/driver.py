@@ -124,6 +124,8 @@ class DriverBase:
         attempt = command.attempt
         pool, proxied = pools.of(attempt.endpoint)
         watch = Watch(attempt, self.clock, until=attempt.until)
+        if attempt.fresh and (address := pools.address(attempt.endpoint)) is not None:
+            pools.wire.retirement.doubt(address)
         given: dict[str, float | None] = intake.request.extensions.get("timeout", {})
         if proxied:  # httpcore's own streams take plain timeouts
             limits = dict(given)

@@ -111,7 +111,7 @@ class Rewriter:
         if match is None:
             return None
         path, addressed = match
-        body = request.content
+        body = request.read()  # in memory already: it is a ByteStream
         values = peek(body, self._wanted)
         if values is None:
             return None

@@ -13,6 +13,7 @@ import httpcore2
 from smartroute.transport.connect import (
     Diverted,
     Limit,
+    Retirement,
     Rival,
     Spares,
     Watch,
@@ -20,7 +21,6 @@ from smartroute.transport.connect import (
     is_readable,
     note_write,
     prepare,
-    too_old,
 )
 
 __all__ = ["SyncWire"]
@@ -31,10 +31,11 @@ Dial = Callable[[str, int], socket.socket]
 class SyncStream(httpcore2.NetworkStream):
     """One connection. Counts the requests it serves and notes their first bytes."""
 
-    def __init__(self, sock: socket.socket, clock: Callable[[], float]) -> None:
+    def __init__(self, sock: socket.socket, address: tuple[str, int], retirement: Retirement, born: float) -> None:
         self._sock = sock
-        self._clock = clock
-        self._born = clock()
+        self._address = address
+        self._retirement = retirement
+        self._born = born
         self._served = 0
 
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
@@ -81,7 +82,7 @@ class SyncStream(httpcore2.NetworkStream):
     def get_extra_info(self, info: str) -> Any:
         match info:
             case "is_readable":
-                return too_old(self._born, self._clock()) or is_readable(self._sock)
+                return self._retirement.due(self._address, self._born) or is_readable(self._sock)
             case "socket":
                 return self._sock
             case "ssl_object":
@@ -100,6 +101,7 @@ class SyncWire(httpcore2.NetworkBackend):
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
         self.spares = Spares(clock)
+        self.retirement = Retirement(clock)
 
     def connect_tcp(
         self,
@@ -127,7 +129,7 @@ class SyncWire(httpcore2.NetworkBackend):
                 raise httpcore2.ConnectError(str(error)) from error
             if watch is not None:
                 watch.attempt.connect = self._clock() - started
-        return SyncStream(sock, self._clock)
+        return SyncStream(sock, (host, port), self.retirement, self._clock())
 
     def close(self) -> None:
         """Close the connections that no pool holds."""
