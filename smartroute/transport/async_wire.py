@@ -8,7 +8,8 @@ import asyncio
 import contextlib
 import socket
 import ssl
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Coroutine, Iterable, Sequence
+from functools import partial
 from typing import Any, cast
 
 import aiohappyeyeballs
@@ -20,7 +21,6 @@ from smartroute.transport.connect import (
     Retirement,
     Rival,
     Spares,
-    Watch,
     allowance,
     is_readable,
     note_write,
@@ -28,6 +28,8 @@ from smartroute.transport.connect import (
 )
 
 __all__ = ["AsyncWire"]
+
+Dial = Callable[[str, int], Coroutine[Any, Any, socket.socket]]
 
 MOST_BUFFERED = 256 * 1024
 """Bytes read ahead of the caller before the socket is left to fill up."""
@@ -209,17 +211,17 @@ class AsyncWire(httpcore2.AsyncNetworkBackend):
         socket_options: Iterable[httpcore2.SOCKET_OPTION] | None = None,
     ) -> httpcore2.AsyncNetworkStream:
         loop = asyncio.get_running_loop()
-        options = tuple(socket_options or ())
+        dial = partial(_dial, local_address=local_address, options=tuple(socket_options or ()))
         sock = self.spares.take((host, port))
         if sock is None:
             started = self._clock()
             watch = timeout.watch if type(timeout) is Limit else None
             try:
                 async with asyncio.timeout(allowance(timeout)):
-                    if watch is not None and watch.rivals:
-                        sock = await self._race(host, port, watch, local_address, options)
+                    if watch is not None and (rivals := watch.rivals()):
+                        sock = await self._race(dial, (host, port), rivals, watch.patience)
                     else:
-                        sock = await _dial(host, port, local_address, options)
+                        sock = await dial(host, port)
             except TimeoutError as error:
                 raise httpcore2.ConnectTimeout(f"no connection to {host} in time") from error
             except OSError as error:
@@ -244,31 +246,26 @@ class AsyncWire(httpcore2.AsyncNetworkBackend):
         await asyncio.gather(*self._dialling, return_exceptions=True)
 
     async def _race(
-        self,
-        host: str,
-        port: int,
-        watch: Watch,
-        local_address: str | None,
-        options: tuple[httpcore2.SOCKET_OPTION, ...],
+        self, dial: Dial, address: tuple[str, int], rivals: Sequence[Rival], patience: float
     ) -> socket.socket:
         """Connect, or find that a rival is ready sooner. What is ready too late becomes a spare."""
+        addresses: dict[Rival | None, tuple[str, int]] = {None: address} | {r: (r.host, r.port) for r in rivals}
         tasks: dict[asyncio.Task[socket.socket], Rival | None] = {}
         taken: asyncio.Task[socket.socket] | None = None
 
         def start(rival: Rival | None) -> None:
-            address = (rival.host, rival.port) if rival else (host, port)
-            task = asyncio.create_task(_dial(*address, local_address, options), name="smartroute-connect")
+            task = asyncio.create_task(dial(*addresses[rival]), name="smartroute-connect")
             tasks[task] = rival
             self._dialling.add(task)
             task.add_done_callback(self._dialling.discard)
 
-        waiting = list(watch.rivals)
+        waiting = list(rivals)
         start(None)
         try:
             while True:
                 done, _ = await asyncio.wait(
                     [task for task in tasks if not task.done()],
-                    timeout=watch.patience if waiting else None,
+                    timeout=patience if waiting else None,
                     return_when=asyncio.FIRST_COMPLETED,
                 )
                 for task in sorted(done, key=lambda task: tasks[task] is not None):  # the first choice first
@@ -286,7 +283,7 @@ class AsyncWire(httpcore2.AsyncNetworkBackend):
         finally:
             for task, rival in tasks.items():
                 if task is not taken:
-                    self._save((rival.host, rival.port) if rival else (host, port), task)
+                    self._save(addresses[rival], task)
 
     def _save(self, address: tuple[str, int], task: asyncio.Task[socket.socket]) -> None:
         """Make a spare of what a task has connected, or will have."""
@@ -297,7 +294,7 @@ class AsyncWire(httpcore2.AsyncNetworkBackend):
 
 
 async def _dial(
-    host: str, port: int, local_address: str | None, options: tuple[httpcore2.SOCKET_OPTION, ...]
+    host: str, port: int, *, local_address: str | None, options: tuple[httpcore2.SOCKET_OPTION, ...]
 ) -> socket.socket:
     loop = asyncio.get_running_loop()
     found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)

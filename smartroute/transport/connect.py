@@ -9,7 +9,7 @@ import select
 import socket
 import ssl
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from math import inf
 
@@ -62,12 +62,14 @@ class Watch:
     """The wire's view of one attempt.
 
     Attributes:
+        rivals: who else may be connected to; asked only when a new connection is needed.
+        patience: seconds before the first rival, and between rivals.
         until: when reading must have succeeded, in the clock's seconds; None: no limit of ours.
     """
 
     attempt: Attempt
     clock: Callable[[], float]
-    rivals: tuple[Rival, ...] = ()
+    rivals: Callable[[], Sequence[Rival]] = tuple
     patience: float = 0.0
     until: float | None = None
 

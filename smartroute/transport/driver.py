@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import ssl
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from queue import Empty, SimpleQueue
@@ -134,18 +134,17 @@ class DriverBase:
                 limits["read"] = min(left, given.get("read") or left)
         else:
             limits = timeouts(given, watch)
-            watch.rivals = tuple(self._rivals(command.rivals, pools))
+            watch.rivals = partial(self._rivals, command.rivals, pools)
             watch.patience = command.patience
         extensions = intake.request.extensions | {"timeout": limits}
         if attempt.endpoint.kind is not Kind.GLOBAL:
             extensions.pop("sni_hostname", None)  # the caller's host's
         return Flight(watch, proxied), pool, self.rewriter.request(intake, attempt, extensions)
 
-    def _rivals(self, routes: Iterable[Route], pools: Pools[Any]) -> Iterable[Rival]:
-        for route in routes:
-            address = pools.address(route)
-            if address is not None:
-                yield Rival(route.name, *address, partial(pools.idle, route))
+    def _rivals(self, routes: Iterable[Route], pools: Pools[Any]) -> Sequence[Rival]:
+        """The rivals that can be connected to directly: behind a proxy there is nothing to race."""
+        addresses = ((route, pools.address(route)) for route in routes)
+        return [Rival(route.name, *address, partial(pools.idle, route)) for route, address in addresses if address]
 
     def _failed(self, flight: Flight, error: Exception, request: httpx2.Request) -> Failed:
         """Take note of an exception that ended an attempt before its response.

@@ -118,6 +118,7 @@ class Pools(Generic[Pool]):
         self.wire = wire
         self._lock = threading.Lock()
         self._routes: dict[str, tuple[Pool, bool]] = {}
+        self._addresses: dict[str, tuple[str, int]] = {}
         self._plain: dict[tuple[int, str], Pool] = {}
 
     def of(self, route: Route) -> tuple[Pool, bool]:
@@ -156,8 +157,12 @@ class Pools(Generic[Pool]):
         """Where to connect to for a route; None if that is a proxy's business."""
         if self.of(route)[1]:
             return None
-        url = urlsplit(route.url)
-        return url.hostname or "", url.port or (443 if url.scheme == "https" else 80)
+        found = self._addresses.get(route.name)
+        if found is None:
+            url = urlsplit(route.url)
+            found = (url.hostname or "", url.port or (443 if url.scheme == "https" else 80))
+            self._addresses[route.name] = found
+        return found
 
     def drain(self) -> list[Pool]:
         """All pools, which from now on nobody gets any more; the caller closes them."""

@@ -3,7 +3,7 @@
 import socket
 import ssl
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from queue import Empty, SimpleQueue
 from typing import Any
@@ -16,7 +16,6 @@ from smartroute.transport.connect import (
     Retirement,
     Rival,
     Spares,
-    Watch,
     allowance,
     is_readable,
     note_write,
@@ -119,8 +118,8 @@ class SyncWire(httpcore2.NetworkBackend):
                 source = None if local_address is None else (local_address, 0)
                 dial = partial(_dial, seconds=seconds, source=source, options=tuple(socket_options or ()))
                 watch = timeout.watch if type(timeout) is Limit else None
-                if watch is not None and watch.rivals:
-                    sock = self._race(dial, (host, port), seconds, watch)
+                if watch is not None and (rivals := watch.rivals()):
+                    sock = self._race(dial, (host, port), seconds, rivals, watch.patience)
                 else:
                     sock = dial(host, port)
             except TimeoutError as error:
@@ -135,21 +134,23 @@ class SyncWire(httpcore2.NetworkBackend):
         """Close the connections that no pool holds."""
         self.spares.close()
 
-    def _race(self, dial: Dial, address: tuple[str, int], seconds: float | None, watch: Watch) -> socket.socket:
+    def _race(
+        self, dial: Dial, address: tuple[str, int], seconds: float | None, rivals: Sequence[Rival], patience: float
+    ) -> socket.socket:
         """Connect, or find that a rival is ready sooner.
 
         Each connection is made by a thread of its own: nothing else ends a wait for the resolver. It
         is paid once per connection, not per request. What is ready too late becomes a spare.
         """
         race = _Race(dial, self.spares)
-        waiting = list(watch.rivals)
+        waiting = list(rivals)
         until = None if seconds is None else self._clock() + seconds
         race.start(None, address)
         try:
             while True:
                 wait = None if until is None else max(until - self._clock(), 0.0)
                 if waiting:
-                    wait = watch.patience if wait is None else min(wait, watch.patience)
+                    wait = patience if wait is None else min(wait, patience)
                 try:
                     rival, made = race.ready.get(timeout=wait)
                 except Empty:
