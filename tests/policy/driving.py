@@ -1,0 +1,342 @@
+"""A driver without a wire: plays events by hand against an exchange, over a plain fleet or the real router.
+
+The two fleets are asked the same questions, so that a rule is tested alone and where it will live.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from smartroute.config import Config
+from smartroute.policy.breaker import State
+from smartroute.policy.budget import Budget
+from smartroute.policy.exchange import (
+    Answered,
+    Attempt,
+    Call,
+    Content,
+    Deliver,
+    Diverted,
+    Event,
+    Exchange,
+    Failed,
+    Gate,
+    Hold,
+    Raise,
+    Send,
+    Spoiled,
+    Whole,
+)
+from smartroute.policy.outcome import Failure
+from smartroute.policy.selection import Candidate
+from smartroute.route import GLOBAL, Kind, Route
+from smartroute.router import Router
+from smartroute.testing import Clock
+
+KEY = "fake-direct-key"
+NAMES = ("a", "b", "c", "d")
+STREAM = Call("/chat/completions", "m", streaming=True, size=2_000)
+PLAIN = Call("/chat/completions", "m", streaming=False, size=2_000)
+SPAN = 0.001
+"""Seconds that each event takes unless said otherwise."""
+
+
+def route(name: str, *, region: str | None = None, keys: str = KEY, model: Mapping[str, str] | None = None) -> Route:
+    return Route(f"https://{name}.example/v1", name=name, region=region, api_key=keys, model=model)
+
+
+WORLDWIDE = Route("https://global.example/v1", kind=Kind.GLOBAL)
+
+
+# --- What may become of an attempt: the events that the wire would bring ------------------------------
+
+Outcome = Callable[[Attempt], Sequence[Event]]
+
+
+def _departs(attempt: Attempt, *, reused: bool = False) -> None:
+    attempt.sent, attempt.sent_at, attempt.reused = True, attempt.started, reused
+
+
+def unsent(failure: Failure = Failure.CONNECT) -> Outcome:
+    """Nothing of the request was sent."""
+    return lambda attempt: [Failed(attempt, failure, str(failure))]
+
+
+def lost(failure: Failure = Failure.RESET, *, reused: bool = False) -> Outcome:
+    """Sent, and no response came."""
+
+    def play(attempt: Attempt) -> Sequence[Event]:
+        _departs(attempt, reused=reused)
+        return [Failed(attempt, failure, str(failure))]
+
+    return play
+
+
+def says(status: int, wait: float | None = None) -> Outcome:
+    """An answer without a stream: its head, and its body where anybody asks for it."""
+
+    def play(attempt: Attempt) -> Sequence[Event]:
+        _departs(attempt)
+        attempt.first_byte = attempt.started
+        return [Answered(attempt, status, wait, event_stream=False, encoded=False), Whole(attempt)]
+
+    return play
+
+
+def streams(*, encoded: bool = False) -> Outcome:
+    """A stream that has content."""
+
+    def play(attempt: Attempt) -> Sequence[Event]:
+        _departs(attempt)
+        attempt.first_byte = attempt.started
+        return [Answered(attempt, 200, None, event_stream=True, encoded=encoded), Content(attempt)]
+
+    return play
+
+
+def spoils(failure: Failure, named: int | None = None, *, event_stream: bool = True) -> Outcome:
+    """A 200 that goes bad before its first content."""
+
+    def play(attempt: Attempt) -> Sequence[Event]:
+        _departs(attempt)
+        attempt.first_byte = attempt.started
+        head = Answered(attempt, 200, None, event_stream=event_stream, encoded=False)
+        return [head, Spoiled(attempt, failure, str(failure), named)]
+
+    return play
+
+
+def diverted(winner: str) -> Outcome:
+    """Another route's connection was ready first."""
+    return lambda attempt: [Diverted(attempt, winner)]
+
+
+def slowly(seconds: float, clock: Clock, outcome: Outcome) -> Outcome:
+    """The same after so many seconds."""
+
+    def play(attempt: Attempt) -> Sequence[Event]:
+        clock.advance(seconds)
+        return outcome(attempt)
+
+    return play
+
+
+# --- The fleets ----------------------------------------------------------------------------------------
+
+
+class World(Protocol):
+    """A fleet, and what a test wants to know of it."""
+
+    clock: Clock
+
+    def begin(self, call: Call, *, deadline: float | None = None) -> Exchange: ...
+    def failures(self, name: str) -> int: ...
+    def opened(self, name: str) -> bool: ...
+    def cooldown(self, name: str) -> float: ...
+    def quarantined(self, name: str) -> bool: ...
+    def in_flight(self) -> int: ...
+    @property
+    def budget(self) -> Budget: ...
+
+
+class PlainFleet:
+    """The router as an exchange sees it: a list of candidates and a notebook."""
+
+    def __init__(self, routes: Sequence[Route], fallback: Route | None = WORLDWIDE) -> None:
+        self.clock = Clock()
+        self.order = [Candidate(r, None, State.CLOSED, "next") for r in routes]
+        if fallback is not None:
+            self.order.append(Candidate(fallback, None, State.CLOSED, "fallback"))
+        self.budget = Budget(self.clock())
+        self.flying: Counter[str] = Counter()
+        self.departures = 0
+        self.learned: list[str] = []
+        self.blames: Counter[str] = Counter()
+        self.unreachables: set[str] = set()
+        self.waits: dict[str, float] = {}
+        self.refusals: list[str] = []
+        self.endings: list[tuple[str, str | None]] = []
+
+    def begin(
+        self,
+        call: Call,
+        *,
+        deadline: float | None = None,
+        at_once: bool = False,
+        ranking: Sequence[Candidate] | None = None,
+    ) -> Exchange:
+        return Exchange(call, self, ranking or self.ranking(call, 0.0), deadline=deadline, at_once=at_once)
+
+    def failures(self, name: str) -> int:
+        return self.blames[name]
+
+    def opened(self, name: str) -> bool:
+        return name in self.unreachables
+
+    def cooldown(self, name: str) -> float:
+        return self.waits.get(name, 0.0)
+
+    def quarantined(self, name: str) -> bool:
+        return name in self.refusals
+
+    def in_flight(self) -> int:
+        assert all(count >= 0 for count in self.flying.values())
+        return self.flying.total()
+
+    def ranking(self, call: Call, now: float) -> Sequence[Candidate]:
+        if call.pinned is not None:
+            return [c for c in self.order if c.route.name == call.pinned]
+        return list(self.order)
+
+    def patience(self, route: Route) -> float:
+        return 0.2
+
+    def keys(self, call: Call, route: Route) -> int:
+        return 1 if route.kind is Kind.GLOBAL else len(route.keys)
+
+    def same_key(self, call: Call, one: Route, other: Route) -> bool:
+        return GLOBAL not in (one.name, other.name) and one.keys == other.keys
+
+    def replay(self, now: float) -> bool:
+        return self.budget.take(now)
+
+    def departed(self, exchange: Exchange, attempt: Attempt) -> None:
+        self.flying[attempt.endpoint.name] += 1
+        self.departures += 1
+
+    def answered(self, exchange: Exchange, attempt: Attempt, now: float) -> None:
+        self.learned.append(attempt.endpoint.name)
+
+    def blamed(self, exchange: Exchange, attempt: Attempt, now: float, *, unreachable: bool) -> None:
+        self.blames[attempt.endpoint.name] += 1
+        if unreachable:
+            self.unreachables.add(attempt.endpoint.name)
+
+    def cooled(self, attempt: Attempt, seconds: float, now: float) -> None:
+        self.waits[attempt.endpoint.name] = seconds
+
+    def refused(self, exchange: Exchange, attempt: Attempt, now: float) -> None:
+        self.refusals.append(attempt.endpoint.name)
+
+    def arrived(self, exchange: Exchange, attempt: Attempt, *, how: str | None, size: int) -> None:
+        self.flying[attempt.endpoint.name] -= 1
+        self.endings.append((attempt.endpoint.name, how))
+
+
+class RealFleet:
+    """The real router, its routes measured so that they stand in the order of their names."""
+
+    def __init__(self, routes: Sequence[Route], fallback: Route | None = WORLDWIDE) -> None:
+        self.clock = Clock()
+        config = Config(routes, global_url=fallback.url if fallback else None)
+        self.router = Router(config, clock=self.clock, wall=lambda: 1.7e9, random=lambda: 0.5)
+        for place, each in enumerate(routes):
+            measured(self.router, each, 0.010 * (place + 1))
+
+    def begin(self, call: Call, *, deadline: float | None = None) -> Exchange:
+        exchange = self.router.begin(call)
+        assert exchange is not None
+        exchange._deadline = deadline
+        return exchange
+
+    def _status(self, name: str) -> "tuple[int, str, float, str | None]":
+        status = next(s for s in self.router.status() if s.name == name)
+        return status.failures, status.state, status.cooldown, status.quarantine
+
+    def failures(self, name: str) -> int:
+        return 0 if name == GLOBAL else self._status(name)[0]
+
+    def opened(self, name: str) -> bool:
+        return self._status(name)[1] == "open"
+
+    def cooldown(self, name: str) -> float:
+        return 0.0 if name == GLOBAL else self._status(name)[2]
+
+    def quarantined(self, name: str) -> bool:
+        return name != GLOBAL and self._status(name)[3] is not None
+
+    def in_flight(self) -> int:
+        counts = [s.in_flight for s in self.router.status()]
+        assert min(counts) >= 0
+        return sum(counts)
+
+    @property
+    def budget(self) -> Budget:
+        return self.router._budget
+
+
+def measured(router: Router, each: Route, round_trip: float) -> None:
+    """A probe of the route was answered after so many seconds."""
+    now = router.clock()
+    router.probed(each, round_trip=round_trip, status=200, failure=None, unreachable=False, started=now)
+
+
+# --- The driver ----------------------------------------------------------------------------------------
+
+Script = Mapping[str, Outcome | Sequence[Outcome]]
+
+
+@dataclass
+class Flight:
+    """Carries out an exchange as the script says, and keeps what was asked of it.
+
+    Attributes:
+        script: what becomes of the attempts on each endpoint, in turn; the last outcome stays.
+    """
+
+    exchange: Exchange
+    clock: Clock
+    script: Script
+    sends: list[Send] = field(default_factory=list)
+    gates: list[Gate] = field(default_factory=list)
+
+    @property
+    def path(self) -> list[str]:
+        """The endpoints that were sent the request, in order."""
+        return [send.attempt.endpoint.name for send in self.sends]
+
+    @property
+    def reasons(self) -> list[str]:
+        return [send.attempt.reason for send in self.sends]
+
+    def fly(self) -> Deliver | Raise:
+        """Until there is something for the caller."""
+        command = self.exchange.start(self.clock())
+        events: list[Event] = []
+        while True:
+            match command:
+                case Send():
+                    assert not self.exchange.delivered
+                    self.sends.append(command)
+                    assert len(self.sends) < 20
+                    events = list(self._outcome(command.attempt))
+                case Hold():
+                    self.gates.append(command.gate)
+                case Deliver() | Raise():
+                    return command
+            self.clock.advance(SPAN)
+            command = self.exchange.feed(events.pop(0), self.clock())
+
+    def finish(self) -> Deliver | Raise:
+        """The same, and the caller reads what it got to the end."""
+        end = self.fly()
+        if isinstance(end, Deliver):
+            self.exchange.settle(end.attempt, "complete", self.clock(), size=100)
+        return end
+
+    def _outcome(self, attempt: Attempt) -> Sequence[Event]:
+        name = attempt.endpoint.name
+        outcomes = self.script[name]
+        if callable(outcomes):
+            return outcomes(attempt)
+        turn = sum(other == name for other in self.path[:-1])
+        return outcomes[min(turn, len(outcomes) - 1)](attempt)
+
+
+def fly(world: World, call: Call, **script: Outcome | Sequence[Outcome]) -> tuple[Deliver | Raise, Flight]:
+    """One request, from its start to its end. `worldwide` stands for the global endpoint."""
+    if "worldwide" in script:
+        script[GLOBAL] = script.pop("worldwide")
+    flight = Flight(world.begin(call), world.clock, script)
+    return flight.finish(), flight

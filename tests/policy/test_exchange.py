@@ -1,0 +1,734 @@
+"""One request's journey: each rule of the policy's tables, played by hand over a plain fleet and the real router."""
+
+from collections.abc import Callable, Iterator, Sequence
+
+import pytest
+
+from smartroute.policy.breaker import State
+from smartroute.policy.exchange import (
+    MOST_RIVALS,
+    Answered,
+    Attempt,
+    Call,
+    Content,
+    Deliver,
+    Diverted,
+    Exchange,
+    Failed,
+    Gate,
+    Hold,
+    Raise,
+    Send,
+    Spoiled,
+    Whole,
+)
+from smartroute.policy.outcome import Failure
+from smartroute.policy.selection import Candidate
+from smartroute.route import Route
+from tests.policy.driving import (
+    PLAIN,
+    STREAM,
+    WORLDWIDE,
+    Flight,
+    Outcome,
+    PlainFleet,
+    RealFleet,
+    World,
+    diverted,
+    fly,
+    lost,
+    route,
+    says,
+    slowly,
+    spoils,
+    streams,
+    unsent,
+)
+
+Build = Callable[..., World]
+
+
+@pytest.fixture(params=["plain fleet", "real router"])
+def build(request: pytest.FixtureRequest) -> Iterator[Build]:
+    """Makes fleets; when the test is over nothing may be in flight in any of them."""
+    made: list[World] = []
+
+    def make(*names: str, fallback: bool = True, routes: Sequence[Route] = ()) -> World:
+        every = routes or [route(name) for name in names or ("a", "b")]
+        last = WORLDWIDE if fallback else None
+        made.append(PlainFleet(every, last) if request.param == "plain fleet" else RealFleet(every, last))
+        return made[-1]
+
+    yield make
+    for world in made:
+        assert world.in_flight() == 0
+        assert 0.0 <= world.budget.tokens <= 10.0
+
+
+def call(*, streaming: bool = True, retry: int = 0, pinned: str | None = None, patience: float | None = None) -> Call:
+    return Call(
+        "/chat/completions", "m", streaming=streaming, size=2_000, retry=retry, pinned=pinned, patience=patience
+    )
+
+
+def broke(world: World) -> None:
+    world.budget.tokens = 0.0
+
+
+# --- an answer -----------------------------------------------------------------------------------------
+
+
+def test_a_stream_is_held_up_to_its_first_content(build: Build) -> None:
+    end, flight = fly(build(), STREAM, a=streams())
+    assert isinstance(end, Deliver)
+    assert not end.final
+    assert (flight.path, flight.gates) == (["a"], [Gate.FIRST_CONTENT])
+    assert flight.exchange.delivered is end.attempt
+    assert end.attempt.content_at is not None
+
+
+def test_any_other_body_is_held_whole(build: Build) -> None:
+    end, flight = fly(build(), PLAIN, a=says(200))
+    assert isinstance(end, Deliver)
+    assert (flight.path, flight.gates) == (["a"], [Gate.WHOLE])
+
+
+def test_an_encoded_stream_cannot_be_looked_into(build: Build) -> None:
+    end, flight = fly(build(), STREAM, a=streams(encoded=True))
+    assert isinstance(end, Deliver)
+    assert flight.gates == []
+
+
+@pytest.mark.parametrize("status", [200, 204, 302])
+def test_what_global_answers_is_handed_on_as_it_is(build: Build, status: int) -> None:
+    end, flight = fly(build("a"), STREAM, a=unsent(), worldwide=says(status))
+    assert isinstance(end, Deliver)
+    assert (end.attempt.status, flight.path, flight.gates) == (status, ["a", "global"], [])
+
+
+def test_the_reasons_are_told(build: Build) -> None:
+    end, flight = fly(build(), STREAM, a=[lost(reused=True), says(503)], b=[says(401)], worldwide=streams())
+    assert isinstance(end, Deliver)
+    assert flight.reasons[1:] == ["stale_connection", "failover", "failover"]
+    records = flight.exchange.records(flight.clock())
+    assert [(r.endpoint, r.status, r.failure) for r in records] == [
+        ("a", None, "reset"),
+        ("a", 503, "status"),
+        ("b", 401, "status"),
+        ("global", 200, None),
+    ]
+    assert all(record.seconds > 0 for record in records)
+
+
+# --- what may be sent again ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "failure", [Failure.DNS, Failure.CONNECT, Failure.CONNECT_TIMEOUT, Failure.TLS, Failure.CERTIFICATE]
+)
+def test_what_was_never_sent_goes_elsewhere_without_budget(build: Build, failure: Failure) -> None:
+    world = build("a", "b", "c")
+    broke(world)
+    end, flight = fly(world, STREAM, a=unsent(failure), b=unsent(failure), c=streams())
+    assert isinstance(end, Deliver)
+    assert flight.path == ["a", "b", "c"]
+    assert world.opened("a")
+    assert world.opened("b")
+    assert not world.opened("c")
+
+
+def test_our_own_limit_is_not_the_routes_fault(build: Build) -> None:
+    world = build()
+    end, flight = fly(world, STREAM, a=unsent(Failure.POOL_TIMEOUT), b=streams())
+    assert isinstance(end, Deliver)
+    assert flight.path == ["a", "b"]
+    assert world.failures("a") == 0
+
+
+@pytest.mark.parametrize(
+    "outcome",
+    [
+        lost(Failure.RESET),
+        lost(Failure.READ_TIMEOUT),
+        lost(Failure.PROTOCOL),
+        lost(Failure.WRITE),
+        says(302),
+        says(502),
+        says(503),
+        says(504),
+        says(520),
+        says(529),
+        spoils(Failure.TRUNCATED),
+        spoils(Failure.EMPTY),
+        spoils(Failure.GARBLED),
+        spoils(Failure.RESET),
+        spoils(Failure.READ_TIMEOUT),
+        spoils(Failure.ERROR_EVENT),
+        spoils(Failure.ERROR_EVENT, 503),
+        spoils(Failure.CONTENT_TYPE, event_stream=False),
+    ],
+)
+def test_what_failed_before_content_goes_elsewhere_and_counts(build: Build, outcome: Outcome) -> None:
+    world = build()
+    end, flight = fly(world, STREAM, a=outcome, b=streams())
+    assert isinstance(end, Deliver)
+    assert flight.path == ["a", "b"]
+    assert (world.failures("a"), world.failures("b")) == (1, 0)
+
+
+def test_a_body_that_ends_short_goes_elsewhere(build: Build) -> None:
+    def short(attempt: Attempt) -> list[Answered | Spoiled]:
+        attempt.sent = True
+        head = Answered(attempt, 200, None, event_stream=False, encoded=False)
+        return [head, Spoiled(attempt, Failure.TRUNCATED, "short")]
+
+    world = build()
+    end, flight = fly(world, PLAIN, a=short, b=says(200))
+    assert isinstance(end, Deliver)
+    assert flight.path == ["a", "b"]
+    assert world.failures("a") == 1
+
+
+def test_a_stale_connection_is_replaced_once_and_is_nobodys_fault(build: Build) -> None:
+    world = build()
+    broke(world)
+    end, flight = fly(world, STREAM, a=[lost(reused=True), streams()])
+    assert isinstance(end, Deliver)
+    assert (flight.path, flight.reasons[1]) == (["a", "a"], "stale_connection")
+    assert [send.attempt.fresh for send in flight.sends] == [False, True]  # its siblings are as old
+    assert world.failures("a") == 0
+
+
+def test_a_second_stale_connection_is_not(build: Build) -> None:
+    world = build()
+    end, flight = fly(world, STREAM, a=lost(reused=True), b=streams())
+    assert isinstance(end, Deliver)
+    assert flight.path == ["a", "a", "b"]
+
+
+def test_a_new_connection_that_is_reset_is_not_stale(build: Build) -> None:
+    world = build()
+    _, flight = fly(world, STREAM, a=[lost(reused=False), streams()], b=streams())
+    assert flight.path == ["a", "b"]
+    assert world.failures("a") == 1
+
+
+def test_a_kept_connection_that_only_times_out_is_not_stale(build: Build) -> None:
+    _, flight = fly(build(), STREAM, a=lost(Failure.READ_TIMEOUT, reused=True), b=streams())
+    assert flight.path == ["a", "b"]
+
+
+def test_global_may_have_a_stale_connection_too(build: Build) -> None:
+    _, flight = fly(build("a"), STREAM, a=unsent(), worldwide=[lost(reused=True), streams()])
+    assert flight.path == ["a", "global", "global"]
+
+
+def test_after_the_first_content_nothing_is_sent_again(build: Build) -> None:
+    world = build()
+    flight = Flight(world.begin(STREAM), world.clock, {"a": streams()})
+    end = flight.fly()
+    assert isinstance(end, Deliver)
+    flight.exchange.settle(end.attempt, "interrupted", world.clock(), detail="reset")
+    assert flight.path == ["a"]
+    assert world.failures("a") == 1
+    assert end.attempt.failure is Failure.TRUNCATED
+    assert world.in_flight() == 0
+    flight.exchange.settle(end.attempt, "complete", world.clock())  # once is enough
+    assert world.in_flight() == 0
+
+
+@pytest.mark.parametrize("how", ["complete", "closed"])
+def test_a_stream_that_the_caller_closes_is_no_failure(build: Build, how: str) -> None:
+    world = build()
+    flight = Flight(world.begin(STREAM), world.clock, {"a": streams()})
+    end = flight.fly()
+    assert world.in_flight() == 1  # until it is read or closed
+    flight.exchange.settle(end.attempt, how, world.clock())
+    assert world.failures("a") == 0
+    assert end.attempt.failure is None
+
+
+# --- statuses ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("status", [400, 405, 413, 422])
+@pytest.mark.parametrize("streaming", [True, False])
+def test_the_callers_mistakes_are_returned(build: Build, status: int, streaming: bool) -> None:
+    world = build()
+    end, flight = fly(world, call(streaming=streaming), a=says(status))
+    assert isinstance(end, Deliver)
+    assert (end.attempt.status, end.final, flight.path, flight.gates) == (status, False, ["a"], [Gate.ERROR])
+    assert world.failures("a") == 0
+
+
+def test_a_mistake_told_in_the_stream_is_handed_on(build: Build) -> None:
+    world = build()
+    end, flight = fly(world, STREAM, a=spoils(Failure.ERROR_EVENT, 400))
+    assert isinstance(end, Deliver)
+    assert flight.path == ["a"]
+    assert end.attempt.failure is None
+    assert world.failures("a") == 0
+
+
+@pytest.mark.parametrize("status", [401, 402, 403, 412])
+def test_a_refused_key_goes_to_an_endpoint_with_another(build: Build, status: int) -> None:
+    world = build("a", "b")  # they have the same key
+    end, flight = fly(world, STREAM, a=says(status), worldwide=streams())
+    assert isinstance(end, Deliver)
+    assert flight.path == ["a", "global"]
+    assert world.failures("a") == 0
+
+
+@pytest.mark.parametrize("status", [401, 402, 403, 412])
+def test_to_one_endpoint_only(build: Build, status: int) -> None:
+    world = build(routes=[route("a", keys="k-a"), route("b", keys="k-b"), route("c", keys="k-c")])
+    end, flight = fly(world, STREAM, a=says(status), b=says(503))
+    assert isinstance(end, Deliver)
+    assert (end.attempt.status, flight.path) == (status, ["a", "b"])
+
+
+def test_keys_are_tried_in_turn(build: Build) -> None:
+    world = build(routes=[route("a", keys="k1,k2,k3"), route("b", keys="k4")])
+    broke(world)
+    end, flight = fly(world, STREAM, a=[says(401), says(403), streams()])
+    assert isinstance(end, Deliver)
+    assert [send.attempt.key for send in flight.sends] == [0, 1, 2]
+    assert flight.reasons[1:] == ["next_key", "next_key"]
+    assert not world.quarantined("a")
+
+
+@pytest.mark.parametrize("status", [402, 412])
+def test_an_account_problem_is_the_same_with_every_key(build: Build, status: int) -> None:
+    world = build(routes=[route("a", keys="k1,k2")])
+    _, flight = fly(world, STREAM, a=says(status), worldwide=streams())
+    assert flight.path == ["a", "global"]
+    assert not world.quarantined("a")
+
+
+@pytest.mark.parametrize("status", [401, 403])
+def test_a_key_refused_in_the_stream_is_a_refused_key(build: Build, status: int) -> None:
+    """The table is for statuses of a response, or named by a first error event."""
+    world = build(routes=[route("a", keys="k1,k2"), route("b", keys="k1,k2")])
+    end, flight = fly(world, STREAM, a=spoils(Failure.ERROR_EVENT, status), worldwide=streams())
+    assert isinstance(end, Deliver)
+    assert flight.path == ["a", "a", "global"]
+
+
+def test_a_route_that_refuses_a_key_in_the_stream_is_avoided_too(build: Build) -> None:
+    world = build()
+    fly(world, STREAM, a=spoils(Failure.ERROR_EVENT, 401), worldwide=streams())
+    assert world.quarantined("a")
+
+
+def test_a_model_not_found_told_in_the_stream_is_avoided_too(build: Build) -> None:
+    world = build()
+    fly(world, STREAM, a=spoils(Failure.ERROR_EVENT, 404), b=streams())
+    assert world.quarantined("a")
+
+
+@pytest.mark.parametrize("status", [401, 403, 404])
+def test_a_route_that_refuses_what_another_accepts_is_avoided(build: Build, status: int) -> None:
+    world = build(routes=[route("a", keys="k-a"), route("b", keys="k-b")])
+    fly(world, STREAM, a=says(status), b=streams())
+    assert world.quarantined("a")
+    assert not world.quarantined("b")
+
+
+@pytest.mark.parametrize("status", [401, 403, 404])
+def test_if_all_agree_the_original_is_the_answer(build: Build, status: int) -> None:
+    world = build(routes=[route("a", keys="k-a"), route("b", keys="k-b")])
+    end, flight = fly(world, STREAM, a=says(status), b=says(status))
+    assert isinstance(end, Deliver)
+    assert (end.attempt.endpoint.name, end.attempt.status, flight.path) == ("a", status, ["a", "b"])
+    assert not world.quarantined("a")
+    assert not world.quarantined("b")
+
+
+@pytest.mark.parametrize("status", [404, 408, 409, 425, 500])
+def test_once_elsewhere(build: Build, status: int) -> None:
+    world = build("a", "b", "c")
+    end, flight = fly(world, STREAM, a=says(status), b=says(503))
+    assert isinstance(end, Deliver)
+    assert (end.attempt.status, flight.path) == (status, ["a", "b"])
+    assert world.failures("a") == 0
+
+
+def test_once_elsewhere_is_not_used_up_by_an_endpoint_that_was_not_reached(build: Build) -> None:
+    world = build("a", "b", "c")
+    end, flight = fly(world, STREAM, a=says(500), b=unsent(), c=streams())
+    assert isinstance(end, Deliver)
+    assert flight.path == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize("status", [408, 409, 425])
+def test_no_effect_on_health(build: Build, status: int) -> None:
+    world = build()
+    fly(world, STREAM, a=says(status), b=streams())
+    assert world.failures("a") == 0
+    assert world.cooldown("a") == 0.0
+
+
+def test_a_500_counts_when_another_endpoint_answers(build: Build) -> None:
+    world = build()
+    end, _ = fly(world, STREAM, a=says(500), b=streams())
+    assert isinstance(end, Deliver)
+    assert (world.failures("a"), world.failures("b")) == (1, 0)
+
+
+def test_a_poison_request_is_nobodys_fault(build: Build) -> None:
+    world = build("a", "b", "c")
+    for _ in range(5):
+        end, flight = fly(world, STREAM, a=says(500), b=says(500))
+        assert isinstance(end, Deliver)
+        assert (end.attempt.status, flight.path) == (500, ["a", "b"])
+    assert [world.failures(name) for name in "abc"] == [0, 0, 0]
+
+
+def test_a_500_counts_when_global_answers(build: Build) -> None:
+    world = build("a")
+    fly(world, STREAM, a=says(500), worldwide=streams())
+    assert world.failures("a") == 1
+
+
+@pytest.mark.parametrize(("wait", "cooldown"), [(None, 1.0), (0.0, 0.0), (0.3, 0.3), (60.0, 60.0)])
+def test_a_saturated_route_is_left_alone(build: Build, wait: float | None, cooldown: float) -> None:
+    world = build("a", "b", "c")
+    end, flight = fly(world, STREAM, a=says(429, wait), b=streams())
+    assert isinstance(end, Deliver)
+    assert flight.path == ["a", "b"]
+    assert world.cooldown("a") == pytest.approx(cooldown, abs=0.02)
+    assert world.failures("a") == 0
+
+
+def test_when_all_are_saturated_the_shortest_wait_is_the_answer(build: Build) -> None:
+    end, flight = fly(
+        build("a", "b", "c"), STREAM, a=says(429, 20.0), b=says(429, 3.0), c=says(429), worldwide=says(429, 7.0)
+    )
+    assert isinstance(end, Deliver)
+    assert (end.attempt.endpoint.name, end.attempt.wait) == ("b", 3.0)
+    assert flight.path == ["a", "b", "c", "global"]
+    assert not end.final  # waiting does help
+
+
+def test_a_503_with_a_wait_is_left_alone_for_so_long(build: Build) -> None:
+    world = build()
+    fly(world, STREAM, a=says(503, 12.0), b=streams())
+    assert world.cooldown("a") == pytest.approx(12.0, abs=0.02)
+    assert world.failures("a") == 1
+    other = build()
+    fly(other, STREAM, a=says(503), b=streams())
+    assert other.cooldown("a") == 0.0
+
+
+# --- limits --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("outcome", [says(503), lost(), unsent(), says(429, 1.0), spoils(Failure.EMPTY)])
+def test_three_attempts_on_routes_and_one_on_global(build: Build, outcome: Outcome) -> None:
+    world = build("a", "b", "c", "d")
+    _, flight = fly(world, STREAM, a=outcome, b=outcome, c=outcome, d=outcome, worldwide=outcome)
+    assert flight.path == ["a", "b", "c", "global"]
+
+
+@pytest.mark.parametrize("outcome", [says(503), lost(), unsent(), says(429, 1.0)])
+def test_the_sdks_own_retry_makes_two_attempts_at_most(build: Build, outcome: Outcome) -> None:
+    world = build("a", "b", "c")
+    _, flight = fly(world, call(retry=1), a=outcome, b=outcome, c=outcome, worldwide=outcome)
+    assert flight.path == ["a", "b"]
+
+
+def test_the_sdks_own_retries_of_one_call_count_once(build: Build) -> None:
+    world = build("a", "b")
+    fly(world, call(retry=0), a=says(503), b=streams())
+    fly(world, call(retry=1), a=says(503), b=streams())
+    fly(world, call(retry=2), a=says(503), b=streams())
+    assert world.failures("a") == 1
+    fly(world, call(retry=1), a=unsent(), b=streams())
+    assert world.opened("a")
+
+
+def test_the_first_move_is_free_and_each_later_one_costs_a_token(build: Build) -> None:
+    for attempts in (1, 2, 3):
+        world = build("a", "b", "c")
+        world.budget.tokens = 5.0
+        script: list[Outcome] = [says(503)] * (attempts - 1) + [streams()] * 3
+        _, flight = fly(world, STREAM, a=script[0], b=script[1], c=script[2])
+        assert len(flight.path) == attempts
+        assert 5.0 - world.budget.tokens == pytest.approx(max(attempts - 2, 0), abs=0.2)  # requests and time pay in
+
+
+def test_without_tokens_global_is_next(build: Build) -> None:
+    world = build("a", "b", "c")
+    world.begin(STREAM).cancel(0.0)
+    broke(world)
+    end, flight = fly(world, STREAM, a=says(503), b=says(503), c=streams(), worldwide=streams())
+    assert isinstance(end, Deliver)
+    assert flight.path == ["a", "b", "global"]
+
+
+def test_without_tokens_the_sdk_is_told_that_retrying_cannot_help(build: Build) -> None:
+    world = build("a", "b", "c", fallback=False)
+    broke(world)
+    end, flight = fly(world, STREAM, a=says(503), b=says(502), c=streams())
+    assert isinstance(end, Deliver)
+    assert (end.final, end.attempt.status, flight.path) == (True, 502, ["a", "b"])
+
+
+def test_a_race_is_no_way_around_the_limits(build: Build) -> None:
+    """What was passed over for want of a token, or as the fourth route, is no rival of global's connection."""
+    world = build("a", "b", "c", "d")
+    _, flight = fly(world, STREAM, a=says(503), b=says(503), c=says(503), worldwide=streams())
+    assert flight.path[-1] == "global"
+    assert flight.sends[-1].rivals == ()
+    world = build("a", "b", "c")
+    broke(world)
+    _, flight = fly(world, STREAM, a=says(503), b=says(503), worldwide=streams())
+    assert flight.path == ["a", "b", "global"]
+    assert flight.sends[-1].rivals == ()
+
+
+def test_a_race_is_no_way_back_to_a_refused_key(build: Build) -> None:
+    world = build(routes=[route("a", keys="k1"), route("b", keys="k2"), route("c", keys="k1")])
+    _, flight = fly(world, STREAM, a=says(401), b=streams())
+    assert "c" not in [rival.name for rival in flight.sends[-1].rivals]
+
+
+# --- pinned --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("outcome", [says(503), lost(), says(429, 2.0), says(404), spoils(Failure.EMPTY)])
+@pytest.mark.parametrize("name", ["b", "worldwide"])
+def test_a_pinned_request_goes_nowhere_else(build: Build, outcome: Outcome, name: str) -> None:
+    endpoint = "global" if name == "worldwide" else name
+    _, flight = fly(build("a", "b"), call(streaming=True, pinned=endpoint), **{name: outcome})
+    assert set(flight.path) == {endpoint}
+    assert flight.sends[0].rivals == ()
+
+
+def test_a_pinned_request_tries_the_keys_in_turn(build: Build) -> None:
+    world = build(routes=[route("a", keys="k1"), route("b", keys="k2,k3")])
+    end, flight = fly(world, call(pinned="b"), b=[says(401), streams()])
+    assert isinstance(end, Deliver)
+    assert (flight.path, flight.reasons[1]) == (["b", "b"], "next_key")
+
+
+def test_a_pinned_request_gets_a_new_connection_for_a_stale_one(build: Build) -> None:
+    _, flight = fly(build(), call(pinned="b"), b=[lost(reused=True), streams()])
+    assert flight.path == ["b", "b"]
+
+
+# --- deadline ------------------------------------------------------------------------------------------
+
+
+def timed(world: World, deadline: float | None, call: Call = STREAM, **script: Outcome) -> Flight:
+    if "worldwide" in script:
+        script["global"] = script.pop("worldwide")
+    flight = Flight(world.begin(call, deadline=deadline), world.clock, script)
+    flight.finish()
+    return flight
+
+
+def test_a_second_of_the_deadline_is_kept_for_global(build: Build) -> None:
+    world = build("a", "b", "c")
+    late = slowly(9.0, world.clock, lost(Failure.DEADLINE))
+    flight = timed(world, 10.0, a=late, b=lost(Failure.DEADLINE), c=lost(Failure.DEADLINE), worldwide=streams())
+    began = flight.exchange.began
+    assert flight.sends[0].attempt.until == pytest.approx(began + 9.0)
+    assert flight.path == ["a", "global"]  # an attempt on b would have been over before it began
+    assert flight.sends[-1].attempt.until == pytest.approx(began + 10.0)
+    assert world.failures("a") == 0
+
+
+def test_half_of_a_short_deadline_is_kept_for_global(build: Build) -> None:
+    flight = timed(build("a"), 0.5, a=streams())
+    assert flight.sends[0].attempt.until == pytest.approx(flight.exchange.began + 0.25)
+
+
+def test_without_global_nothing_is_kept(build: Build) -> None:
+    flight = timed(build("a", fallback=False), 10.0, a=streams())
+    assert flight.sends[0].attempt.until == pytest.approx(flight.exchange.began + 10.0)
+
+
+def test_after_the_deadline_nothing_is_sent(build: Build) -> None:
+    world = build("a", "b")
+    flight = timed(world, 5.0, a=slowly(5.0, world.clock, lost(Failure.READ_TIMEOUT)))
+    assert flight.path == ["a"]
+
+
+def test_without_a_deadline_there_is_no_limit(build: Build) -> None:
+    world = build("a", "b")
+    flight = timed(world, None, a=slowly(599.0, world.clock, lost(Failure.READ_TIMEOUT)), b=streams())
+    assert flight.path == ["a", "b"]
+    assert [send.attempt.until for send in flight.sends] == [None, None]
+
+
+def test_the_callers_patience_is_not_multiplied(build: Build) -> None:
+    world = build("a", "b")
+    late = slowly(600.0, world.clock, lost(Failure.READ_TIMEOUT))
+    assert timed(world, None, call(patience=600.0), a=late).path == ["a"]
+    soon = slowly(599.0, world.clock, lost(Failure.READ_TIMEOUT))
+    assert timed(world, None, call(patience=600.0), a=soon, b=streams()).path == ["a", "b"]
+
+
+# --- the race ------------------------------------------------------------------------------------------
+
+
+def test_other_connections_race(build: Build) -> None:
+    world = build("a", "b", "c")
+    end, flight = fly(world, STREAM, a=diverted("b"), b=streams())
+    assert isinstance(end, Deliver)
+    assert [rival.name for rival in flight.sends[0].rivals] == ["b", "c", "global"]
+    assert 0.1 <= flight.sends[0].patience <= 0.5
+    assert flight.path == ["a", "b"]
+    assert flight.reasons[1] == "connection_race"
+    assert flight.sends[1].rivals == ()  # the winner's connection is ready
+    assert [attempt.endpoint.name for attempt in flight.exchange.attempts] == ["b"]  # nothing was sent to a
+    assert [record.endpoint for record in flight.exchange.records(0.0)] == ["b"]
+    assert world.failures("a") == 0
+
+
+def test_a_route_that_lost_the_race_may_be_asked_later(build: Build) -> None:
+    world = build("a", "b")
+    broke(world)
+    end, flight = fly(world, STREAM, a=[diverted("b"), streams()], b=says(503))
+    assert isinstance(end, Deliver)
+    assert flight.path == ["a", "b", "a"]
+
+
+def test_where_nothing_is_known_all_connections_are_opened_at_once() -> None:
+    fleet = PlainFleet([route(f"r{number}") for number in range(12)])
+    exchange = fleet.begin(STREAM, at_once=True)
+    command = exchange.start(1.0)
+    assert isinstance(command, Send)
+    assert command.patience == 0.0
+    assert len(command.rivals) == MOST_RIVALS - 1
+    assert WORLDWIDE not in command.rivals  # it is where the race ends
+    exchange.cancel(2.0)
+    few = PlainFleet([route("a"), route("b")]).begin(STREAM, at_once=True).start(1.0)
+    assert isinstance(few, Send)
+    assert [rival.name for rival in few.rivals] == ["b"]
+
+
+def test_neither_the_tried_nor_the_last_resorts_race(build: Build) -> None:
+    world = build("a", "b", "c")
+    _, flight = fly(world, STREAM, a=says(503), b=streams())
+    assert [rival.name for rival in flight.sends[1].rivals] == ["c", "global"]
+    fleet = PlainFleet([route("a"), route("b")])
+    shut = Candidate(route("z"), None, State.OPEN, "last_resort")
+    command = fleet.begin(STREAM, ranking=[*fleet.order, shut]).start(1.0)
+    assert isinstance(command, Send)
+    assert [rival.name for rival in command.rivals] == ["b", "global"]
+
+
+# --- the most telling failure --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "worldwide", "expected"),
+    [
+        (unsent(), unsent(), unsent(), ("global", "connect")),
+        (unsent(), lost(), unsent(Failure.DNS), ("global", "dns")),
+        (says(503), unsent(), unsent(), ("a", 503)),  # an answer tells more than an exception
+        (unsent(), says(502), unsent(), ("b", 502)),
+        (says(502), says(503), says(504), ("global", 504)),  # the last more than the first
+        (says(503), says(503), unsent(), ("b", 503)),
+        (unsent(), unsent(), says(401), ("b", "connect")),  # but not a fallback's own refusal
+        (unsent(), unsent(), says(403), ("b", "connect")),
+        (unsent(), unsent(), says(404), ("b", "connect")),
+        (says(503), says(503), says(401), ("b", 503)),
+        (says(503), says(401), says(503), ("global", 503)),
+        (says(503), says(404), says(503), ("global", 503)),
+        (says(503), says(403), unsent(), ("a", 503)),
+        (lost(), says(401), lost(), ("global", "reset")),
+        (says(401), unsent(), unsent(), ("a", 401)),
+        ([lost(reused=True), says(401)], unsent(), says(503), ("a", 401)),
+        (says(500), unsent(), unsent(), ("a", 500)),
+        (says(429, 5.0), unsent(), unsent(), ("a", 429)),
+        (says(503), says(400), streams(), ("b", 400)),
+        (spoils(Failure.TRUNCATED), spoils(Failure.EMPTY), unsent(), ("global", "connect")),
+        (says(503), spoils(Failure.EMPTY), unsent(), ("a", 503)),
+    ],
+)
+def test_the_most_telling_failure(
+    build: Build, a: Outcome | Sequence[Outcome], b: Outcome, worldwide: Outcome, expected: tuple[str, int | str]
+) -> None:
+    end, _ = fly(build("a", "b"), STREAM, a=a, b=b, worldwide=worldwide)
+    attempt = end.attempt
+    if isinstance(end, Raise):
+        assert (attempt.endpoint.name, str(attempt.failure)) == expected
+    else:
+        assert (attempt.endpoint.name, attempt.status) == expected
+
+
+def test_a_failure_that_nobody_can_help_with_is_raised(build: Build) -> None:
+    end, flight = fly(build("a", fallback=False), STREAM, a=lost())
+    assert isinstance(end, Raise)
+    assert flight.path == ["a"]
+
+
+# --- cancellation --------------------------------------------------------------------------------------
+
+
+def steps(exchange: Exchange, script: str) -> None:
+    """Bring a fresh exchange into the state that is named."""
+    command = exchange.start(1_000.0)
+    assert isinstance(command, Send)
+    attempt = command.attempt
+    if script == "sent":
+        return
+    attempt.sent = True
+    head = Answered(attempt, 200, None, event_stream=True, encoded=False)
+    match script:
+        case "held":
+            assert isinstance(exchange.feed(head, 1_001.0), Hold)
+        case "error held":
+            assert isinstance(
+                exchange.feed(Answered(attempt, 500, None, event_stream=False, encoded=False), 1_001.0), Hold
+            )
+        case "diverted":
+            exchange.feed(Diverted(attempt, "b"), 1_001.0)
+        case "elsewhere":
+            exchange.feed(Failed(attempt, Failure.RESET, ""), 1_001.0)
+        case "delivered":
+            exchange.feed(head, 1_001.0)
+            assert isinstance(exchange.feed(Content(attempt), 1_002.0), Deliver)
+        case "error delivered":
+            exchange.feed(Answered(attempt, 400, None, event_stream=False, encoded=False), 1_001.0)
+            assert isinstance(exchange.feed(Whole(attempt), 1_002.0), Deliver)
+        case "settled":
+            exchange.feed(head, 1_001.0)
+            exchange.feed(Content(attempt), 1_002.0)
+            exchange.settle(attempt, "complete", 1_003.0)
+        case _:
+            raise AssertionError(script)
+
+
+@pytest.mark.parametrize(
+    "state", ["sent", "held", "error held", "diverted", "elsewhere", "delivered", "error delivered", "settled"]
+)
+def test_cancellation_leaves_nothing_behind(build: Build, state: str) -> None:
+    world = build()
+    exchange = world.begin(STREAM)
+    steps(exchange, state)
+    before = [world.failures(name) for name in "ab"]
+    for now in (1_010.0, 1_011.0):  # twice is harmless
+        exchange.cancel(now)
+        assert world.in_flight() == 0
+    assert [world.failures(name) for name in "ab"] == before  # nothing is learned
+    over = [attempt for attempt in exchange.attempts if attempt.ended == 1_010.0]
+    assert all(attempt.failure is Failure.CANCELLED for attempt in over)
+    assert len(over) == (state not in ("error delivered", "settled"))
+
+
+def test_before_it_started_there_is_nothing_to_cancel(build: Build) -> None:
+    world = build()
+    world.begin(STREAM).cancel(1.0)
+    assert world.in_flight() == 0
+
+
+def test_every_departure_has_its_arrival() -> None:
+    fleet = PlainFleet([route("a"), route("b")])
+    fly(fleet, STREAM, a=[lost(reused=True), says(503)], b=diverted("global"), worldwide=streams())
+    assert fleet.departures == len(fleet.endings) == 4
+    assert fleet.endings == [("a", None), ("a", "discarded"), ("b", "diverted"), ("global", "complete")]
+    assert fleet.learned == ["global"]
