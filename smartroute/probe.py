@@ -11,7 +11,6 @@ import asyncio
 import contextlib
 import logging
 import threading
-import time
 import weakref
 from collections.abc import Awaitable, Callable
 from queue import Empty, SimpleQueue
@@ -90,14 +89,14 @@ class SyncProber:
 
 def _watch(prober_ref: weakref.ref[SyncProber], chores: SimpleQueue[Callable[[], object]]) -> None:
     """The thread: holds its prober weakly, so that a forgotten client can be collected."""
-    time.sleep(FIRST_LOOK)
-    while (prober := prober_ref()) is not None:
-        wait = prober.round()
-        del prober
-        if wait is None:
-            return
+    wait: float | None = FIRST_LOOK
+    while wait is not None:
         with contextlib.suppress(Empty):
             chores.get(timeout=min(wait, LONGEST_WAIT))()
+        if (prober := prober_ref()) is None:
+            return
+        wait = prober.round()
+        del prober
 
 
 class AsyncProber:

@@ -45,6 +45,8 @@ CONVERSATION_TIME = 600.0
 MOST_CONVERSATIONS = 10_000
 QUARANTINE = 300.0
 """Seconds for which a route is avoided that refused a key or a model which another endpoint accepted."""
+MOST_QUARANTINED = 100
+"""Models remembered for a route as not found there."""
 TYPICAL_SIZE = 2_000
 """Bytes of the request that `RouteStatus.first_token` speaks of."""
 
@@ -62,6 +64,7 @@ class _Known:
     last_failure: tuple[str, float] | None = None
     probe_at: float = 0.0
     probing: bool = False
+    trial: Attempt | None = None
     cooldown_until: float = 0.0
     quarantine: dict[str | None, tuple[str, float]] = field(default_factory=dict)
     drained: bool = False
@@ -80,9 +83,15 @@ class _Known:
             return "cooldown"
         if self.breaker.state is State.OPEN:
             return "open"
-        if self.breaker.state is State.HALF_OPEN and self.in_flight:
-            return "busy"
-        return None
+        return "busy" if self._on_trial else None
+
+    @property
+    def _on_trial(self) -> bool:
+        """Whether its trial is under way (a request that has hung since before the outage is none)."""
+        trial = self.trial
+        if self.breaker.state is not State.HALF_OPEN or trial is None:
+            return False
+        return trial.ended is None and trial.started >= self.breaker.since
 
 
 class Router:
@@ -95,11 +104,9 @@ class Router:
         random: numbers in [0, 1), to spread probes and backoffs.
 
     A router made here lives until `close()`. Clients that are given only a configuration share the
-    router of that configuration among them, until the last of them closes.
+    router of that configuration among them, until the last of them closes (`lifecycle`).
     """
 
-    _shared: ClassVar[dict[Config, tuple[Router, int]]] = {}
-    _shared_lock: ClassVar[threading.Lock] = threading.Lock()
     _numbers: ClassVar[itertools.count[int]] = itertools.count(1)
 
     def __init__(
@@ -130,7 +137,7 @@ class Router:
         self._awake_since = now
         self._prober_visits: WeakKeyDictionary[object, dict[str, float]] = WeakKeyDictionary()
         self._listeners: tuple[events.Listener, ...] = ()
-        self._broken_listeners: set[int] = set()
+        self._broken_listeners: list[events.Listener] = []
         self._closed = False
 
     # For everybody
@@ -161,9 +168,11 @@ class Router:
         self, *, model: str | None = None, size: int = TYPICAL_SIZE, conversation: str | None = None
     ) -> Route | None:
         """The endpoint that such a request would be sent to first; None if there is none."""
-        order = self.rank(model=model, size=size, conversation=conversation)
-        first = order[0] if order else None
-        return first.route if first and first.reason not in ("cooldown", "quarantine", "drained", "busy") else None
+        call = Call("", model, streaming=True, size=size, conversation=conversation)
+        now = self.clock()
+        with self._lock:
+            order = self._choose(call, now).order
+        return order[0].route if order else None
 
     def drain(self, name: str) -> None:
         """Send a route no further requests, until `resume`. Those on their way are not disturbed.
@@ -209,29 +218,6 @@ class Router:
         """Whether `close` has been called."""
         return self._closed
 
-    @classmethod
-    def shared(cls, config: Config) -> Router:
-        """The router of all clients with this configuration; each must `release` it once."""
-        with cls._shared_lock:
-            router, users = cls._shared.get(config, (None, 0))
-            if router is None or router.closed:
-                router, users = cls(config), 0
-            cls._shared[config] = (router, users + 1)
-            return router
-
-    @classmethod
-    def release(cls, router: Router) -> None:
-        """Give back a router from `shared`; it is closed with its last user."""
-        with cls._shared_lock:
-            shared, users = cls._shared.get(router.config, (None, 0))
-            if shared is not router:
-                return
-            if users > 1:
-                cls._shared[router.config] = (router, users - 1)
-                return
-            del cls._shared[router.config]
-        router.close()
-
     # For the transports
 
     def begin(self, call: Call) -> Exchange | None:
@@ -250,6 +236,7 @@ class Router:
                 self._awake_since = now
             self._last_request = now
             self._budget.deposit()
+            overdue = self._give_up_waiting(now)
             if call.pinned is not None:
                 order: tuple[Candidate, ...] = (self._pinned(call, call.pinned, now),)
             else:
@@ -266,6 +253,8 @@ class Router:
             at_once = order[0].reason == "unmeasured" and now >= self._racing_until
             if at_once:
                 self._racing_until = now + 1.0
+        for known in overdue:
+            self._changed(known, State.OPEN, State.HALF_OPEN, "it has not been probed for long", None)
         listening = any(getattr(listener, "active", True) for listener in self._listeners)
         number = next(self._numbers) if listening else 0
         if listening:
@@ -294,8 +283,8 @@ class Router:
             try:
                 listener(event)
             except Exception:  # a bug in telemetry must not fail a request
-                if id(listener) not in self._broken_listeners:
-                    self._broken_listeners.add(id(listener))
+                if not any(listener is broken for broken in self._broken_listeners):
+                    self._broken_listeners.append(listener)
                     logger.exception("A listener failed; requests go on. Further failures of it are not logged.")
 
     # For an exchange (`policy.exchange.Fleet`)
@@ -331,6 +320,8 @@ class Router:
             with self._lock:
                 known.in_flight += 1
                 known.requests += 1
+                if known.breaker.state is State.HALF_OPEN:
+                    known.trial = attempt
         if exchange.number:
             self.emit(
                 events.AttemptStarted(
@@ -391,17 +382,22 @@ class Router:
         known = self._known.get(attempt.endpoint.name)
         if known is None:
             return
-        wrong_model = attempt.status == 404
+        wrong_model = attempt.error_status == 404
         why = "model not found" if wrong_model else "key refused"
         scope = exchange.call.model if wrong_model else None
         with self._lock:
+            said = scope in known.quarantine and now < known.quarantine[scope][1]
+            if len(known.quarantine) >= MOST_QUARANTINED:
+                known.quarantine.clear()
             known.quarantine[scope] = (why, now + QUARANTINE)
+        if said:
+            return
         logger.warning(
             "Route %s: %s (status %s) though another endpoint accepted the same request. "
             "It is not used for %d s. Remedy: %s.",
             known.route.name,
             why,
-            attempt.status,
+            attempt.error_status,
             QUARANTINE,
             "check SMARTROUTE_MODEL for this route"
             if wrong_model
@@ -459,7 +455,9 @@ class Router:
                 due = known.breaker.retry_at if is_open else known.probe_at
                 if not is_open:
                     due = min(due, visits.setdefault(name, now) + KEEP_WARM)
-                if due <= now and not known.probing:
+                if known.probing:
+                    continue
+                if due <= now:
                     known.probing = True
                     known.probe_at = now + interval * (1 + PROBE_JITTER * (2 * self._random() - 1))
                     visits[name] = now
@@ -520,8 +518,6 @@ class Router:
             route = known.route
             if not route.serves(call.model):
                 continue
-            if known.breaker.state is State.OPEN:
-                known.breaker.give_up_waiting(now, self._awake_since if self.config.probe_interval else None)
             standings.append(
                 Standing(
                     route,
@@ -542,6 +538,14 @@ class Router:
             conversation=conversation,
             now=now,
         )
+
+    def _give_up_waiting(self, now: float) -> list[_Known]:
+        """Put open routes on trial that nobody has probed in time; gives those."""
+        probed_since = self._awake_since if self.config.probe_interval else None
+        opened = [known for known in self._known.values() if known.breaker.state is State.OPEN]
+        for known in opened:
+            known.breaker.give_up_waiting(now, probed_since)
+        return [known for known in opened if known.breaker.state is not State.OPEN]
 
     def _adopt(self, choice: Choice, now: float) -> None:
         if choice.moved:

@@ -105,6 +105,7 @@ class Attempt:
         notes: response headers worth keeping (request id, vendor timings), names in lower case.
         content_at: when its first content (or its whole body) was in hand.
         wait: what its Retry-After asks for, in seconds.
+        error_status: the status code of its error, of the response or named by a first error event.
     """
 
     number: int
@@ -126,6 +127,7 @@ class Attempt:
     status: int | None = None
     failure: Failure | None = None
     detail: str = ""
+    error_status: int | None = None
     rule: Rule | None = None
     wait: float | None = None
 
@@ -441,7 +443,7 @@ class Exchange:
                 continue
             if earlier.rule.blame is Blame.IF_OTHERS_ANSWER:
                 self._fleet.blamed(self, earlier, now, unreachable=False)
-            elif earlier.status in (401, 403, 404):
+            elif earlier.error_status in (401, 403, 404):
                 self._fleet.refused(self, earlier, now)
         self.delivered = attempt
         return Deliver(attempt)
@@ -449,7 +451,7 @@ class Exchange:
     def _failed(self, event: Failed | Spoiled, now: float) -> Command:
         attempt = event.attempt
         attempt.failure, attempt.detail = event.failure, event.detail
-        status = event.status if isinstance(event, Spoiled) else None
+        attempt.error_status = status = event.status if isinstance(event, Spoiled) else None
         attempt.rule = rule = rule_for_status(status) if status is not None else rule_for_failure(event.failure)
         if isinstance(event, Spoiled) and event.failure is Failure.ERROR_EVENT and rule.again is Again.NOWHERE:
             attempt.failure = None  # the caller's own mistake, told in the stream
@@ -482,6 +484,8 @@ class Exchange:
         """Send it elsewhere, if limits, budget and deadline allow."""
         if self._one_other is not None and attempt.sent:
             return None
+        if self.call.retry and len(self.attempts) >= MOST_ATTEMPTS_OF_A_RETRY:
+            return None
         if self._until is not None and now >= self._until:
             return None
         if self.call.patience is not None and now - self.began >= self.call.patience:
@@ -489,8 +493,6 @@ class Exchange:
         tried = {a.endpoint.name for a in self.attempts}
         on_routes = sum(not a.on_global for a in self.attempts)
         self._ranking = self._fleet.ranking(self.call, now)
-        if self.call.retry and len(self.attempts) >= MOST_ATTEMPTS_OF_A_RETRY:
-            return None
         for candidate in self._ranking:
             route = candidate.route
             on_global = route.kind is Kind.GLOBAL
@@ -501,7 +503,8 @@ class Exchange:
                 continue
             if rule.again is Again.OTHER_KEY and self._fleet.same_key(self.call, attempt.endpoint, route):
                 continue
-            free = self._moves == 0 or on_global or not attempt.sent
+            # Promise 3 is free: the first move, and the last resort. But the SDK's own retries pay for all.
+            free = not attempt.sent or (not self.call.retry and (self._moves == 0 or on_global))
             if not free and not self._fleet.replay(now):
                 self._starved = True
                 continue

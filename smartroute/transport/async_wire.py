@@ -130,8 +130,8 @@ class AsyncStream(httpcore2.AsyncNetworkStream, asyncio.Protocol):
                 raise httpcore2.WriteTimeout(str(error)) from error
 
     async def aclose(self) -> None:
+        # Without an await: when a loop ends, all the generators that lead here are closed at the same time.
         self._transport.abort()
-        await asyncio.sleep(0)  # the loop closes the socket in its next round
 
     async def start_tls(
         self,

@@ -1,5 +1,6 @@
 """The sync wire: plain sockets under httpcore's sync pool."""
 
+import contextlib
 import socket
 import ssl
 import threading
@@ -59,6 +60,8 @@ class SyncStream(httpcore2.NetworkStream):
             raise httpcore2.WriteError(str(error)) from error
 
     def close(self) -> None:
+        with contextlib.suppress(OSError):  # not connected any more
+            self._sock.shutdown(socket.SHUT_RDWR)  # wakes a thread that reads
         self._sock.close()
 
     def start_tls(

@@ -1,0 +1,162 @@
+"""A key only ever reaches the host it belongs to: whatever the configuration, and whatever goes wrong."""
+
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from smartroute import Config, Route
+from smartroute.testing import (
+    CloseAfterAnswer,
+    Cut,
+    EmptyStream,
+    ErrorEvent,
+    ExtraHeaders,
+    Fault,
+    Region,
+    Reset,
+    Status,
+)
+from tests.transport.kit import CHAT, Caller, measure
+
+OWN = {"near": ("fake-near-1", "fake-near-2"), "far": ("fake-far-1", "fake-far-2")}
+SHARED = "fake-shared"
+CONSOLE = "fake-console"
+CALLER = {"near": "fake-caller-near", "far": "fake-caller-far", "globe": CONSOLE}
+BELONG = {
+    "near": {*OWN["near"], SHARED, CALLER["near"]},
+    "far": {*OWN["far"], SHARED, CALLER["far"]},
+    "globe": {CONSOLE, "fake-global"},
+}
+EVERY = {key for keys in BELONG.values() for key in keys}
+
+FAULTS: list[Fault | str | None] = [
+    None,
+    Status(401),
+    Status(403, times=1),
+    Status(404),
+    Status(429),
+    Status(500),
+    Status(503, times=1),
+    Status(307, {"location": "/v1/chat/completions"}),
+    "redirect to near",
+    "redirect to globe",
+    Reset(),
+    Reset(at="request", times=1),
+    Reset(at="reuse"),
+    Reset(at="accept", times=2),
+    CloseAfterAnswer(),
+    Cut(1),
+    EmptyStream(),
+    ErrorEvent(),
+    ExtraHeaders({"set-cookie": "key=fake-cookie"}),
+]
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A configuration, a caller, and how the regions are doing."""
+
+    own_keys: dict[str, tuple[str, ...]]
+    shared_key: bool
+    global_key: bool
+    fallback: bool
+    addressed: str
+    model: bool
+    probes: bool
+    headers: dict[str, str] = field(default_factory=dict)
+    calls: list[tuple[bool, str | None]] = field(default_factory=list)
+    faults: dict[str, Fault | str | None] = field(default_factory=dict)
+    accepted: dict[str, bool] = field(default_factory=dict)
+
+
+def of_regions(value: st.SearchStrategy[Any]) -> st.SearchStrategy[dict[str, Any]]:
+    return st.fixed_dictionaries(dict.fromkeys(BELONG, value))
+
+
+SCENES = st.builds(
+    Scene,
+    own_keys=st.fixed_dictionaries(
+        {name: st.lists(st.sampled_from(keys), max_size=2, unique=True).map(tuple) for name, keys in OWN.items()}
+    ),
+    shared_key=st.just(value=True),
+    global_key=st.booleans(),
+    fallback=st.booleans(),
+    addressed=st.sampled_from(sorted(BELONG)),
+    model=st.booleans(),
+    probes=st.booleans(),
+    headers=st.fixed_dictionaries(
+        {},
+        optional={
+            "Cookie": st.just("session=fake-cookie"),
+            "api-key": st.just("fake-azure"),
+            "X-Api-Key": st.just("fake-other"),
+            "Proxy-Authorization": st.just("fake-proxy"),
+            "OpenAI-Organization": st.just("fake-organization"),
+        },
+    ),
+    calls=st.lists(st.tuples(st.booleans(), st.sampled_from([None, "near", "far", "global"])), min_size=1, max_size=3),
+    faults=of_regions(st.sampled_from(FAULTS)),
+    accepted=of_regions(st.booleans()),
+)
+
+
+@pytest.fixture(scope="module")
+def regions() -> Iterator[dict[str, Region]]:
+    prefixes = {"near": "/v1", "far": "/v1", "globe": "/inference/v1"}
+    made = {name: Region(name, prefix=prefix) for name, prefix in prefixes.items()}
+    with made["near"], made["far"], made["globe"]:
+        yield made
+
+
+def config_of(scene: Scene, regions: dict[str, Region]) -> Config:
+    return Config(
+        [Route(regions[name].url, name=name, api_key=scene.own_keys[name] or None) for name in OWN],
+        api_key=SHARED,
+        model="routed" if scene.model else None,
+        global_url=regions["globe"].url if scene.fallback else None,
+        global_api_key="fake-global" if scene.global_key else None,
+        forward_headers=("openai-*",),
+        probe_interval=10 if scene.probes else 0,
+    )
+
+
+@given(scene=SCENES)
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_each_server_sees_its_own_keys_only(caller: Caller, regions: dict[str, Region], scene: Scene) -> None:
+    for name, region in regions.items():
+        region.api_keys = sorted(BELONG[name]) if scene.accepted[name] else [OWN.get(name, ("fake-global",))[-1]]
+        fault = scene.faults[name]
+        if isinstance(fault, str):
+            fault = Status(307, {"location": f"{regions[fault.split()[-1]].url}/chat/completions"})
+        region.set(*([fault] if fault else []))
+    seen_before = {name: len(region.requests) for name, region in regions.items()}
+
+    client = measure(caller.client(config_of(scene, regions)))
+    headers = {**scene.headers, "Authorization": f"Bearer {CALLER[scene.addressed]}"}
+    for stream, pin in scene.calls:
+        with suppress(caller.family.RequestError, LookupError):  # a failure is no excuse
+            caller.do(
+                client.post,
+                f"{regions[scene.addressed].url}/chat/completions",
+                json={**CHAT, "stream": stream},
+                headers=headers | ({"x-smartroute-route": pin} if pin else {}),
+                timeout=5,
+            )
+    caller.close(client)
+
+    for name, region in regions.items():
+        strangers = EVERY - BELONG[name]
+        for seen in region.requests[seen_before[name] :]:
+            text = b"\n".join((seen.target.encode(), *(b": ".join(pair) for pair in seen.headers), seen.body)).decode()
+            assert [key for key in strangers if key in text] == [], f"at {name}: {seen}"
+            addressed_here = scene.addressed == name == "globe" or (not scene.fallback and scene.addressed == "globe")
+            if not addressed_here and seen.method == "POST":
+                secrets = ("fake-cookie", "fake-azure", "fake-other", "fake-proxy")
+                assert [secret for secret in secrets if secret in text] == [], f"at {name}"
+            if seen.method == "GET" and name == "globe":
+                pytest.fail("the global endpoint was probed")

@@ -1,0 +1,134 @@
+"""Background probes: they measure, notice a recovery, cost nothing before the first use and end with their client."""
+
+import time
+from typing import Any
+
+from smartroute.testing import Region, Silence, Status
+from tests.transport.kit import CHAT, Caller, World, eventually, threads
+
+
+def probes(region: Region) -> int:
+    return sum(seen.method == "GET" for seen in region.requests)
+
+
+def status_of(client: Any, name: str) -> Any:
+    return next(status for status in client.router.status() if status.name == name)
+
+
+def test_nothing_is_probed_before_the_first_use(caller: Caller, world: World) -> None:
+    assert eventually(lambda: not threads())  # of earlier tests
+    client = caller.client(world.config(probe_interval=0.1))
+    sdk = caller.sdk(client, world.globe.url)
+    caller.do(client.get, f"{world.globe.url}/models")  # passes through: no use of a route
+    eventually(lambda: False, 0.25)
+    assert (world.near.connections, world.far.connections) == (0, 0)
+    assert threads() == []
+    caller.ask(sdk)
+    assert eventually(lambda: probes(world.near) and probes(world.far))
+
+
+def test_probes_measure_the_round_trip(caller: Caller, world: World) -> None:
+    world.near.latency, world.far.latency = 0.03, 0.12
+    client = caller.client(world.config(probe_interval=0.2))
+    caller.ask(caller.sdk(client, world.globe.url))
+    assert eventually(lambda: probes(world.near) > 2 and probes(world.far) > 2)
+    assert eventually(lambda: None not in {status.round_trip for status in client.router.status()})
+    near, far = status_of(client, "near").round_trip, status_of(client, "far").round_trip
+    assert 0.029 <= near <= 0.1
+    assert 0.119 <= far <= 0.25
+    assert near < far
+    assert client.router.pick(model="m").name == "near"
+
+
+def test_a_probe_is_a_small_get_with_the_routes_own_key(caller: Caller, world: World) -> None:
+    keys = ["fake-revoked-key", "fake-near-key"]
+    config = world.config(
+        routes=[world.route(world.near, api_key=keys), world.route(world.far)], probe_interval=10, probe_path="/models"
+    )
+    client = caller.client(config)
+    caller.do(
+        client.post,
+        f"{world.globe.url}/chat/completions",
+        json=CHAT,
+        headers={"Authorization": "Bearer fake-console-key", "Cookie": "a=b"},
+    )
+    assert eventually(lambda: probes(world.near) == 2 and probes(world.far) == 1)
+    seen = [each for each in world.near.requests if each.method == "GET"]
+    assert [each.header("authorization") for each in seen] == [f"Bearer {key}" for key in keys]
+    assert {(each.target, each.body, each.header("cookie")) for each in seen} == {("/v1/models", b"", None)}
+    assert seen[0].header("host") == world.near.url.split("/")[2]
+    assert probes(world.globe) == 0
+
+
+def test_probes_end_with_their_client(caller: Caller, world: World) -> None:
+    client = caller.client(world.config(probe_interval=0.1))
+    caller.ask(caller.sdk(client, world.globe.url))
+    assert eventually(lambda: probes(world.near) >= 2)
+    caller.close(client)
+    assert eventually(lambda: not threads(), 2)
+    count = probes(world.near) + probes(world.far)
+    eventually(lambda: False, 0.3)
+    assert probes(world.near) + probes(world.far) == count
+    assert world.near.open_connections == world.far.open_connections == 0
+
+
+def test_a_hanging_probe_does_not_outlive_its_client(caller: Caller, world: World) -> None:
+    world.far.set(Silence(only="get"))
+    world.near.set(Silence(only="get"))
+    client = caller.client(world.config(probe_interval=0.1))
+    caller.ask(caller.sdk(client, world.globe.url))
+    assert eventually(lambda: probes(world.near) and probes(world.far))
+    began = time.monotonic()
+    caller.close(client)
+    assert time.monotonic() - began < 1  # nobody waits for it
+    assert eventually(lambda: not threads(), 2)
+    assert eventually(lambda: world.near.open_connections == world.far.open_connections == 0, 2)
+
+
+def test_probes_can_be_turned_off(caller: Caller, world: World) -> None:
+    client = caller.client(world.config(probe_interval=0))
+    sdk = caller.sdk(client, world.globe.url)
+    for _ in range(3):
+        caller.ask(sdk)
+    eventually(lambda: False, 0.1)
+    assert probes(world.near) + probes(world.far) == 0
+
+
+def test_a_probe_opens_a_sick_route_before_a_request_does(caller: Caller, world: World) -> None:
+    client = caller.client(world.config(probe_interval=0.1))
+    sdk = caller.sdk(client, world.globe.url)
+    caller.ask(sdk)
+    world.near.stop()
+    assert eventually(lambda: status_of(client, "near").state == "open")
+    reply = caller.ask(sdk)
+    assert (reply.route, reply.attempts) == ("far", "1")
+
+
+def test_a_slow_probe_or_a_refused_key_is_no_illness(caller: Caller, world: World) -> None:
+    world.near.set(Status(404, only="get"))
+    client = caller.client(world.config(probe_interval=0.1))
+    caller.ask(caller.sdk(client, world.globe.url))
+    assert eventually(lambda: probes(world.near) >= 5)
+    assert status_of(client, "near").state == "closed"
+
+
+def test_traffic_returns_after_a_recovery(caller: Caller, world: World) -> None:
+    """Noticed by probes: no call fails, and none is sacrificed to find out."""
+    world.near.latency, world.far.latency = 0.0, 0.05
+    client = caller.client(world.config(probe_interval=0.1))
+    sdk = caller.sdk(client, world.globe.url)
+    assert eventually(lambda: caller.ask(sdk).route == "near")
+    world.near.stop()
+    assert [caller.ask(sdk, stream=True).route for _ in range(5)] == ["far"] * 5
+    assert eventually(lambda: status_of(client, "near").state == "open")
+    world.near.start()
+    replies = []
+
+    def back() -> bool:
+        replies.append(caller.ask(sdk, stream=True))
+        return replies[-1].route == "near"
+
+    assert eventually(back, 10)
+    assert {reply.attempts for reply in replies} == {"1"}
+    assert {reply.route for reply in replies} == {"far", "near"}
+    assert status_of(client, "near").state == "closed"
