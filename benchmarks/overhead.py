@@ -121,9 +121,8 @@ def main(*, rounds: int = 15, calls: int = 150, as_json: bool = False) -> None:
     if as_json:
         print(json.dumps(samples))
         return
-    print(
-        f"Python {platform.python_version()}, openai {openai.__version__}, {rounds} rounds of {calls} calls, interleaved"
-    )
+    print(f"Python {platform.python_version()}, openai {openai.__version__}")
+    print(f"{rounds} rounds of {calls} calls, interleaved")
     print(f"{'':45} {'median us':>10} {'ratio to bare, median (min .. max of the rounds)':>50}")
     for name, figures in sorted(samples.items(), reverse=True):
         bare = samples[name.split(":")[0] + ": bare"]
