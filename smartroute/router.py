@@ -548,9 +548,9 @@ class Router:
         return [known for known in opened if known.breaker.state is not State.OPEN]
 
     def _adopt(self, choice: Choice, now: float) -> None:
-        if choice.moved:
-            self._held_until = now + HOLD
-        self._incumbent = choice.incumbent
+        if choice.incumbent != self._incumbent:
+            self._held_until = now + HOLD if choice.moved else now  # who comes back from an outage is welcome
+            self._incumbent = choice.incumbent
 
     def _fallback(self, call: Call) -> Route | None:
         """The global endpoint, where this call may go to it."""

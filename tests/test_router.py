@@ -1056,3 +1056,19 @@ class Anything(RuleBasedStateMachine):
 
 TestAnything = Anything.TestCase
 TestAnything.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+
+
+def test_a_hold_does_not_keep_a_recovered_route_waiting(make: Make, clock: Clock) -> None:
+    """The hold damps moves for a better score; a route lost and found again was not left for one."""
+    router = make("near", "far", warm=False)
+    near, far = router.config.routes
+    measured(router, far, 0.060)
+    assert send(router, far=streams()) == ["far"]
+    measured(router, near, 0.035)  # better, if not twice as good: a move, and the hold begins
+    assert send(router, near=streams()) == ["near"]
+    probe(router, "near", failure="connect")
+    assert send(router, far=streams()) == ["far"]
+    for _ in range(2):
+        clock.advance(1.5)
+        probe(router, "near", seconds=0.035)
+    assert send(router, near=streams()) == ["near"]

@@ -66,7 +66,8 @@ class Choice:
         order: who is asked, in turn; the global endpoint is where it ends, open routes come after it.
         refused: the routes that are not asked.
         incumbent: the name of the incumbent from now on.
-        moved: whether it was left for a better score (this starts the hold).
+        moved: whether it was left for a better score (this starts the hold; an incumbent that was lost, or
+            that nobody had measured yet, was not left for a score).
     """
 
     order: tuple[Candidate, ...]
@@ -107,7 +108,7 @@ def choose(
         elif first.score is None:
             reason = "unmeasured"
         else:
-            moved = current is not None
+            moved = current is not None and current.score is not None
             incumbent = first.route.name
         if conversation is not None and conversation != first.route.name:
             kept = next((s for s in usable if s.route.name == conversation and s.state is State.CLOSED), None)
