@@ -11,7 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 from smartroute.config import Config
-from smartroute.errors import ConfigError, SmartrouteError
+from smartroute.errors import ClosedError, ConfigError, NoRouteError, SmartrouteError, UnknownRouteError
 from smartroute.route import Kind, Route, RouteStatus
 from smartroute.router import Router
 
@@ -23,13 +23,16 @@ if TYPE_CHECKING:
 __all__ = [
     "AsyncClient",
     "Client",
+    "ClosedError",
     "Config",
     "ConfigError",
     "Kind",
+    "NoRouteError",
     "Route",
     "RouteStatus",
     "Router",
     "SmartrouteError",
+    "UnknownRouteError",
     "__version__",
 ]
 
@@ -38,6 +41,8 @@ def __getattr__(name: str) -> Any:
     """Load what needs an HTTP library, or a look at the installation, when it is asked for."""
     if name in ("Client", "AsyncClient"):
         return getattr(import_module(f"smartroute.{_family()}"), name)
+    if name in ("httpx", "httpx2"):
+        return import_module(f"smartroute.{name}")
     if name == "__version__":
         return version("smartroute")
     raise AttributeError(f"module 'smartroute' has no attribute {name!r}")

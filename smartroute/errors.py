@@ -7,8 +7,10 @@
     │                                       HTTP family's ConnectError
     └── ClosedError (also a RuntimeError)   a router used after its last client was closed
 
-Everything that can happen to a *request* is raised as an exception of the caller's own HTTP family
-(`httpx.ConnectError`, `httpx2.ReadTimeout`, ...), because that is what its SDK understands.
+What can happen to a request on its way is raised as an exception of the caller's own HTTP family
+(`httpx.ConnectError`, `httpx2.ReadTimeout`, ...), because that is what its SDK understands. A mistake in
+the calling code (a pin to an unknown route, a closed client) is raised as it stands here: no SDK should
+try that again.
 
 No message ever contains a key, a prompt or a completion.
 """

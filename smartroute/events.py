@@ -145,8 +145,8 @@ Event = ExchangeStarted | AttemptStarted | AttemptEnded | ExchangeEnded | Breake
 class Listener(Protocol):
     """Anything that can be told of an event.
 
-    It may have an attribute `active`: while that is false it is told nothing of new exchanges, and where
-    nobody is active no events are made.
+    It may have an attribute `active`: while it is false for every listener, no events of exchanges are
+    made.
 
     It is called in the thread or task where the event happened, never under a lock, and should be
     quick. An exception it raises is logged once and costs no request.

@@ -4,6 +4,7 @@ import logging
 import threading
 import weakref
 from collections.abc import Callable
+from queue import Empty, SimpleQueue
 
 from smartroute.config import Config
 from smartroute.router import Router
@@ -15,7 +16,8 @@ logger = logging.getLogger("smartroute")
 _observed: weakref.WeakSet[Router] = weakref.WeakSet()
 _releases: weakref.WeakKeyDictionary[object, Callable[[], object]] = weakref.WeakKeyDictionary()
 _shared: dict[Config, tuple[Router, int]] = {}
-_lock = threading.RLock()  # a finalizer may run in a thread that holds it
+_given_back: SimpleQueue[Router] = SimpleQueue()
+_lock = threading.Lock()
 
 
 def acquire(user: object, config: Config | None, router: Router | None) -> Router:
@@ -31,12 +33,17 @@ def acquire(user: object, config: Config | None, router: Router | None) -> Route
         raise TypeError("pass either a config or a router: a router has its configuration already")
     if router is None:
         router = _share(Config.from_env() if config is None else config)
-        _releases[user] = weakref.finalize(user, _unshare, router)
+        # The garbage collector may call this anywhere, in a thread that holds the lock too: leave a note.
+        _releases[user] = weakref.finalize(user, _given_back.put, router)
     _set_log_level(router.config.log)
     with _lock:
-        if router not in _observed:
-            _observed.add(router)
-            router.subscribe(Telemetry())
+        if router in _observed:
+            return router
+        _observed.add(router)
+    try:
+        router.subscribe(Telemetry())
+    except Exception:  # a broken installation of OpenTelemetry must not break the client
+        logger.warning("OpenTelemetry cannot be used; there will be no spans and no metrics.", exc_info=True)
     return router
 
 
@@ -44,9 +51,11 @@ def release(user: object) -> None:
     """A transport is closed. A router that its user made stays open: the user closes it."""
     if (give_back := _releases.pop(user, None)) is not None:
         give_back()
+    _settle()
 
 
 def _share(config: Config) -> Router:
+    _settle()
     with _lock:
         router, users = _shared.get(config, (None, 0))
         if router is None or router.closed:
@@ -55,17 +64,22 @@ def _share(config: Config) -> Router:
         return router
 
 
-def _unshare(router: Router) -> None:
-    """One user less; the router is closed with its last."""
-    with _lock:
-        shared, users = _shared.get(router.config, (None, 0))
-        if shared is not router:
+def _settle() -> None:
+    """Take note of the users that are gone; a router is closed with its last."""
+    while True:
+        try:
+            router = _given_back.get_nowait()
+        except Empty:
             return
-        if users > 1:
-            _shared[router.config] = (router, users - 1)
-            return
-        del _shared[router.config]
-    router.close()
+        with _lock:
+            shared, users = _shared.get(router.config, (None, 0))
+            if shared is not router:
+                continue
+            if users > 1:
+                _shared[router.config] = (router, users - 1)
+                continue
+            del _shared[router.config]
+        router.close()
 
 
 def _set_log_level(level: str | None) -> None:

@@ -8,7 +8,6 @@ the router's decision; how to probe is the driver's.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import threading
 import weakref
@@ -65,7 +64,8 @@ class SyncProber:
             if not self._start(self._probe_one, route):
                 self._router.unprobed(route)
         if wait is None:
-            self._running = False
+            with self._lock:
+                self._running = False
         return wait
 
     def _probe_one(self, route: Route) -> None:
@@ -91,8 +91,12 @@ def _watch(prober_ref: weakref.ref[SyncProber], chores: SimpleQueue[Callable[[],
     """The thread: holds its prober weakly, so that a forgotten client can be collected."""
     wait: float | None = FIRST_LOOK
     while wait is not None:
-        with contextlib.suppress(Empty):
+        try:
             chores.get(timeout=min(wait, LONGEST_WAIT))()
+        except Empty:
+            pass
+        except Exception:  # the thread is needed
+            logger.debug("A chore failed within smartroute.", exc_info=True)
         if (prober := prober_ref()) is None:
             return
         wait = prober.round()
@@ -106,7 +110,8 @@ class AsyncProber:
         self, router: Router, probe: Callable[[Route], Awaitable[None]], loop: asyncio.AbstractEventLoop
     ) -> None:
         self._router = router
-        self._probe = probe
+        self._probe = weakref.WeakMethod(probe)
+        self._ref: weakref.ref[AsyncProber] = weakref.ref(self)
         self._loop = loop
         self._timer: asyncio.TimerHandle | None = None
         self._tasks: set[asyncio.Task[None]] = set()
@@ -115,7 +120,7 @@ class AsyncProber:
     def wake(self) -> None:
         """A request was accepted: probe from now on."""
         if self._timer is None and not self._closed and self._router.config.probe_interval:
-            self._timer = self._loop.call_later(FIRST_LOOK, self._round)
+            self._timer = self._loop.call_later(FIRST_LOOK, _look, self._ref)
 
     async def close(self) -> None:
         """Stop, and wait until the probes under way have been cancelled."""
@@ -126,7 +131,8 @@ class AsyncProber:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    def _round(self) -> None:
+    def round(self) -> None:
+        """Start the probes that are due."""
         self._timer = None
         if self._closed:
             return
@@ -136,14 +142,23 @@ class AsyncProber:
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
         if wait is not None:
-            self._timer = self._loop.call_later(min(wait, LONGEST_WAIT), self._round)
+            self._timer = self._loop.call_later(min(wait, LONGEST_WAIT), _look, self._ref)
 
     async def _probe_one(self, route: Route) -> None:
         try:
-            await self._probe(route)
+            if (probe := self._probe()) is None:
+                self._router.unprobed(route)
+            else:
+                await probe(route)
         except asyncio.CancelledError:
             self._router.unprobed(route)
             raise
         except Exception:  # never into the application
             self._router.unprobed(route)
             logger.debug("A probe of route %s failed within smartroute.", route.name, exc_info=True)
+
+
+def _look(prober_ref: weakref.ref[AsyncProber]) -> None:
+    """The timer: holds its prober weakly, so that a forgotten client can be collected."""
+    if (prober := prober_ref()) is not None:
+        prober.round()

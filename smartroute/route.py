@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from ipaddress import IPv6Address, ip_address
-from typing import TypeVar, cast
+from typing import Self, TypeVar, cast, overload
 from urllib.parse import urlsplit
 
 from smartroute.errors import ConfigError, Problem
@@ -39,7 +39,8 @@ D = TypeVar("D")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _REGION = re.compile(r"[A-Z0-9][A-Z0-9_]*")
 _KEY = re.compile(r"[\x21-\x7e]+")  # what may stand in a header after "Bearer "
-_HOST = re.compile(r"[a-z0-9_]([a-z0-9._-]*[a-z0-9_])?\.?|[0-9a-f:.]*:[0-9a-f:.]*")
+_LABEL = "[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?"
+_HOST = re.compile(rf"{_LABEL}(\.{_LABEL})*\.?|[0-9a-f:.]*:[0-9a-f:.]*")
 PATH = re.compile(r"(/[^/?#\\\x00-\x20\x7f-\U0010ffff]+)*")
 _PORTS = {"http": 80, "https": 443}
 _ADDRESS = "write a handle (account-deployment.region.direct.fireworks.ai) or a URL (https://host/v1)"
@@ -54,6 +55,43 @@ class Kind(StrEnum):
     """Private Service Connect, PrivateLink, or a network of one's own."""
     GLOBAL = "global"
     """Where the request was going anyway: the last resort."""
+
+
+class Keys(Sequence[str]):
+    """API keys, that nothing shows: no repr, no str, no walk over the fields of what holds them.
+
+    Not a tuple, because `dataclasses.asdict` and those who log with it take tuples apart.
+    """
+
+    __slots__ = ("_values",)
+
+    def __init__(self, values: Iterable[str] = ()) -> None:
+        self._values = tuple(values)
+
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+    @overload
+    def __getitem__(self, index: slice) -> tuple[str, ...]: ...
+    def __getitem__(self, index: int | slice) -> str | tuple[str, ...]:
+        return self._values[index]
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def __eq__(self, other: object) -> bool:
+        return self._values == (other._values if isinstance(other, Keys) else other)
+
+    def __hash__(self) -> int:
+        return hash(self._values)
+
+    def __repr__(self) -> str:
+        return f"<{len(self)} keys>"
+
+    def __deepcopy__(self, memo: object) -> Self:
+        return self
+
+    def __reduce__(self) -> tuple[type["Keys"], tuple[tuple[str, ...]]]:
+        return Keys, (self._values,)
 
 
 class Checks:
@@ -114,7 +152,7 @@ class Route:
     name: str
     region: str | None
     kind: Kind
-    keys: tuple[str, ...] = field(repr=False)
+    keys: Keys = field(repr=False)
     models: Models
     allow_http: bool
 
@@ -136,7 +174,7 @@ class Route:
             "name": address.label,
             "region": address.region if region is None else checks.read("region=", _read_region, region, None),
             "kind": Kind.DIRECT if kind is None else checks.read("kind=", _read_kind, kind, Kind.DIRECT),
-            "keys": () if api_key is None else checks.read("api_key=", read_keys, api_key, ()),
+            "keys": Keys(() if api_key is None else checks.read("api_key=", read_keys, api_key, ())),
             "models": None if model is None else checks.read("model=", read_models, model, None),
             "allow_http": checks.read("allow_http=", _read_bool, allow_http, default=True),
         }
@@ -159,7 +197,7 @@ class Route:
     def __str__(self) -> str:
         return self.name
 
-    def replace(self, *, keys: tuple[str, ...] | None = None, models: Models = None) -> "Route":
+    def replace(self, *, keys: Sequence[str] | None = None, models: Models = None) -> "Route":
         """The same route with other keys or models; what is None stays."""
         models = self.models if models is None else models
         return Route(
@@ -278,7 +316,7 @@ def _split(given: str) -> tuple[str, str, int | None, str]:
     if not host:
         raise refusal("the URL has no host", _ADDRESS)
     if not _HOST.fullmatch(host):
-        raise refusal("the host has a character that no host name has", "write it in ASCII (xn--...), without spaces")
+        raise refusal("the host is not a host name", "write it in ASCII (xn--...), its parts 1 to 63 characters long")
     if "?" in given or "#" in given:
         raise refusal("there is a query or a fragment in the base URL", "end it with the path, as in https://host/v1")
     if not PATH.fullmatch(path):

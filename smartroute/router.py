@@ -255,7 +255,7 @@ class Router:
                 self._racing_until = now + 1.0
         for known in overdue:
             self._changed(known, State.OPEN, State.HALF_OPEN, "it has not been probed for long", None)
-        listening = any(getattr(listener, "active", True) for listener in self._listeners)
+        listening = any(map(self._is_active, self._listeners))
         number = next(self._numbers) if listening else 0
         if listening:
             self.emit(events.ExchangeStarted(number, call.path, call.model, call.streaming, order, order[0].reason))
@@ -282,10 +282,21 @@ class Router:
         for listener in self._listeners:
             try:
                 listener(event)
-            except Exception:  # a bug in telemetry must not fail a request
-                if not any(listener is broken for broken in self._broken_listeners):
-                    self._broken_listeners.append(listener)
-                    logger.exception("A listener failed; requests go on. Further failures of it are not logged.")
+            except Exception as error:  # noqa: BLE001 - a bug in telemetry must not fail a request
+                self._report_broken(listener, error)
+
+    def _is_active(self, listener: events.Listener) -> bool:
+        try:
+            return bool(getattr(listener, "active", True))
+        except Exception as error:  # noqa: BLE001 - as above
+            self._report_broken(listener, error)
+            return False
+
+    def _report_broken(self, listener: events.Listener, error: Exception) -> None:
+        if not any(listener is broken for broken in self._broken_listeners):
+            self._broken_listeners.append(listener)
+            message = "A listener failed; requests go on. Further failures of it are not logged."
+            logger.error(message, exc_info=error)
 
     # For an exchange (`policy.exchange.Fleet`)
 
@@ -495,7 +506,6 @@ class Router:
             if before is State.OPEN:
                 known.breaker.probed(now, good=good)
             elif failure is not None:
-                known.failures += 1
                 known.last_failure = (failure, now)
                 known.breaker.failed(now, failure, unreachable=unreachable, started=started)
                 self._opened(known, before)
@@ -583,7 +593,8 @@ class Router:
 
     def _opened(self, known: _Known, before: State) -> None:
         """After an outage nothing of before it counts."""
-        if known.breaker.state is State.OPEN and before is not State.OPEN:
+        # With nobody probing, what was known is all that can bring the route back.
+        if known.breaker.state is State.OPEN and before is not State.OPEN and self.config.probe_interval:
             known.latency.forget()
 
     def _status(self, known: _Known, now: float) -> RouteStatus:

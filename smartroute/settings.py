@@ -15,6 +15,7 @@ from smartroute.fireworks import GLOBAL_HOST, GLOBAL_KEY_VARIABLE, GLOBAL_URL
 from smartroute.route import PATH, Kind, Route, canonical_region, read_keys, refusal
 
 __all__ = [
+    "NEVER_FORWARDED",
     "PATHS",
     "PREFIX",
     "SETTINGS",
@@ -64,14 +65,15 @@ def _regions(value: object) -> tuple[str, ...]:
     return patterns
 
 
-_NEVER_FORWARDED = ("authorization", "proxy-authorization", "api-key", "x-api-key", "cookie", "host")
+NEVER_FORWARDED = ("authorization", "proxy-authorization", "api-key", "x-api-key", "cookie", "host")
+"""Request headers that no setting lets through to a route: they are the caller's, or set by the rewriting."""
 
 
 def _headers(value: object) -> tuple[str, ...]:
     patterns = tuple(word.lower() for word in _words(value))
     if not all(re.fullmatch(r"[a-z0-9!#$%&'*+.^_`|~?-]+", pattern) for pattern in patterns):
         raise refusal("a pattern has a character that no header has", "write them as in x-tenant, x-trace-*")
-    if any(fnmatchcase(name, pattern) for name in _NEVER_FORWARDED for pattern in patterns):
+    if any(fnmatchcase(name, pattern) for name in NEVER_FORWARDED for pattern in patterns):
         raise refusal("a pattern would hand the caller's key or cookies to routes", "name the headers they need")
     return patterns
 
@@ -190,7 +192,9 @@ SETTINGS = (
     Setting("regions", "regions that requests may go to, global (`GLOBAL`) too; patterns; none: all", "", _regions),
     Setting("forward_headers", "further request headers that routes may receive; patterns", "", _headers),
     Setting("paths", "the paths below the base URL that routes serve", ", ".join(PATHS), _paths),
-    Setting("probe_interval", "seconds between probes of a route, while there is traffic", "10", _probe_interval),
+    Setting(
+        "probe_interval", "seconds between probes of a route while there is traffic; `0`: off", "10", _probe_interval
+    ),
     Setting("probe_path", "what a probe GETs below the route's base URL", "/models", _path),
     Setting("deadline", "seconds for the whole exchange, up to commit; none: the caller's timeouts", "", _deadline),
     Setting("hedge", "race slow attempts; `on` is not available yet", "off", _hedge),

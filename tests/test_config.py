@@ -17,7 +17,7 @@ from smartroute import config as module
 from smartroute.config import Config, unknown_variables
 from smartroute.errors import ConfigError
 from smartroute.fireworks import GLOBAL_URL, REGIONS
-from smartroute.route import Kind, Route
+from smartroute.route import Keys, Kind, Route
 from smartroute.settings import SETTINGS
 
 ARIZONA = "my-account-abcd1234.us-arizona-1.direct.fireworks.ai"
@@ -505,7 +505,7 @@ def test_the_environment_wins_over_the_file(toml: Callable[[str], Path]) -> None
 
 def test_the_environments_routes_replace_all_of_the_files(toml: Callable[[str], Path]) -> None:
     config = Config.from_env(env(CONFIG=str(toml(EXAMPLE)), ROUTES=f"only={ARIZONA}"))
-    assert [(route.name, route.keys) for route in config.routes] == [("only", ("one", "two"))]
+    assert [(route.name, route.keys) for route in config.routes] == [("only", Keys(("one", "two")))]
 
 
 @pytest.mark.parametrize(

@@ -46,11 +46,14 @@ __all__ = [
     "Whole",
 ]
 
-MOST_ATTEMPTS_ON_ROUTES = 3
+MOST_ROUTES = 3
+"""Routes that a request is sent to at the most; what was never sent does not count."""
 MOST_ATTEMPTS_OF_A_RETRY = 2
 """When the SDK itself is retrying: its retries and ours must not multiply."""
 MOST_RIVALS = 8
 """Connections opened at once at the most when nothing is known of any route."""
+ERROR_LIMIT = 1.0
+"""Seconds that an error's body may take where another endpoint is to be asked."""
 KEPT_FOR_GLOBAL = 1.0
 """Seconds of the deadline that attempts on routes leave to the global endpoint."""
 
@@ -105,6 +108,7 @@ class Attempt:
         notes: response headers worth keeping (request id, vendor timings), names in lower case.
         content_at: when its first content (or its whole body) was in hand.
         wait: what its Retry-After asks for, in seconds.
+        event_stream: whether its response says that it is one.
         error_status: the status code of its error, of the response or named by a first error event.
     """
 
@@ -127,6 +131,7 @@ class Attempt:
     status: int | None = None
     failure: Failure | None = None
     detail: str = ""
+    event_stream: bool = False
     error_status: int | None = None
     rule: Rule | None = None
     wait: float | None = None
@@ -237,10 +242,14 @@ class Send:
 
 @dataclass(frozen=True, slots=True)
 class Hold:
-    """Read the response up to where the gate decides; hand nothing to the caller yet."""
+    """Read the response up to where the gate decides; hand nothing to the caller yet.
+
+    `limit`: seconds that it may take; None: as long as the caller's timeouts allow.
+    """
 
     attempt: Attempt
     gate: Gate
+    limit: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -420,8 +429,10 @@ class Exchange:
     def _answered(self, event: Answered, now: float) -> Command:
         attempt, status = event.attempt, event.status
         attempt.status, attempt.wait = status, event.wait
+        attempt.event_stream = event.event_stream
         if status >= 400:
-            return Hold(attempt, Gate.ERROR)
+            is_answer = attempt.on_global or rule_for_status(status).again is Again.NOWHERE
+            return Hold(attempt, Gate.ERROR, None if is_answer else ERROR_LIMIT)
         as_made = attempt.on_global and self.call.addressed is None
         if status >= 300 and not as_made:  # the client would resolve it against the URL that it knows
             return self._failed(Spoiled(attempt, Failure.REDIRECT, f"redirect ({status})"), now)
@@ -429,9 +440,9 @@ class Exchange:
             return self._in_hand(attempt, now)
         if not self.call.streaming:
             return Hold(attempt, Gate.WHOLE)
-        if not event.event_stream:
-            return self._failed(Spoiled(attempt, Failure.CONTENT_TYPE, "not an event stream"), now)
-        return self._in_hand(attempt, now) if event.encoded else Hold(attempt, Gate.FIRST_CONTENT)
+        if event.encoded and event.event_stream:
+            return self._in_hand(attempt, now)  # nobody asked for an encoding, and it hides the events
+        return Hold(attempt, Gate.FIRST_CONTENT)
 
     def _in_hand(self, attempt: Attempt, now: float) -> Command:
         if attempt.status is not None and attempt.status >= 400:
@@ -451,6 +462,9 @@ class Exchange:
     def _failed(self, event: Failed | Spoiled, now: float) -> Command:
         attempt = event.attempt
         attempt.failure, attempt.detail = event.failure, event.detail
+        empty = event.failure in (Failure.EMPTY, Failure.TRUNCATED)
+        if empty and self.call.streaming and attempt.status == 200 and not attempt.event_stream:
+            attempt.failure, attempt.detail = Failure.CONTENT_TYPE, "not an event stream"
         attempt.error_status = status = event.status if isinstance(event, Spoiled) else None
         attempt.rule = rule = rule_for_status(status) if status is not None else rule_for_failure(event.failure)
         if isinstance(event, Spoiled) and event.failure is Failure.ERROR_EVENT and rule.again is Again.NOWHERE:
@@ -465,8 +479,9 @@ class Exchange:
             return self._send(attempt.endpoint, "stale_connection", now, key=attempt.key, fresh=True)
         if status in (401, 403) and attempt.key + 1 < self._fleet.keys(self.call, attempt.endpoint):
             return self._send(attempt.endpoint, "next_key", now, key=attempt.key + 1)
-        if rule.again is Again.NOWHERE or self._pinned:
-            return self._conclude(attempt)
+        own_key = attempt.endpoint.name == self.call.addressed and status in (401, 403)
+        if rule.again is Again.NOWHERE or own_key or self._pinned:
+            return self._conclude(attempt)  # also: the caller's own key is refused, others have no say in that
         return self._move(attempt, rule, now) or self._conclude(None)
 
     # Where next
@@ -482,21 +497,21 @@ class Exchange:
 
     def _move(self, attempt: Attempt, rule: Rule, now: float) -> Command | None:
         """Send it elsewhere, if limits, budget and deadline allow."""
-        if self._one_other is not None and attempt.sent:
+        if self._one_other is not None and attempt.sent and rule.again is not Again.ELSEWHERE:
             return None
-        if self.call.retry and len(self.attempts) >= MOST_ATTEMPTS_OF_A_RETRY:
+        if self.call.retry and sum(a.sent for a in self.attempts) >= MOST_ATTEMPTS_OF_A_RETRY:
             return None
         if self._until is not None and now >= self._until:
             return None
         if self.call.patience is not None and now - self.began >= self.call.patience:
             return None
         tried = {a.endpoint.name for a in self.attempts}
-        on_routes = sum(not a.on_global for a in self.attempts)
+        on_routes = len({a.endpoint.name for a in self.attempts if a.sent and not a.on_global})
         self._ranking = self._fleet.ranking(self.call, now)
         for candidate in self._ranking:
             route = candidate.route
             on_global = route.kind is Kind.GLOBAL
-            if route.name in tried or (not on_global and on_routes >= MOST_ATTEMPTS_ON_ROUTES):
+            if route.name in tried or (not on_global and on_routes >= MOST_ROUTES):
                 continue
             limit = self._limit(route)
             if limit is not None and now >= limit:  # what is left of the deadline is kept for global
@@ -522,7 +537,7 @@ class Exchange:
         if answer is None and other is not None and not _is_own_refusal(other, self.attempts):
             answer = other
         answer = answer or _most_telling(self.attempts)
-        if answer.status is None or answer.status < 400:
+        if answer.failure is not Failure.ERROR_EVENT and (answer.status is None or answer.status < 400):
             return Raise(answer)
         self.delivered = answer
         return Deliver(answer, final=self._starved)

@@ -54,7 +54,7 @@ class Baseline:
     def learn(self, model: str | None, size: int, service: float, residual: float) -> None:
         """Take a service time into account, freed of what is known of its route."""
         key = (model, _bucket(size))
-        mean, count = self._logs.get(key, (0.0, 0))
+        mean, count = self._logs.pop(key, (0.0, 0))  # and put in again at the end: the oldest goes first
         sample = log(max(service, LEAST_SERVICE)) - residual
         mean += (sample - mean) * max(1 / (count + 1), BASELINE_GAIN)
         if count == 0 and len(self._logs) >= MOST_BUCKETS:

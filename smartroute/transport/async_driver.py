@@ -21,7 +21,7 @@ from smartroute.probe import AsyncProber
 from smartroute.transport import connect
 from smartroute.transport.async_wire import AsyncWire
 from smartroute.transport.connect import failure_of
-from smartroute.transport.driver import DRAIN_BYTES, DRAIN_LIMIT, ERROR_LIMIT, BodyBase, DriverBase, Flight, describe
+from smartroute.transport.driver import DRAIN_BYTES, DRAIN_LIMIT, BodyBase, DriverBase, Flight, describe
 from smartroute.transport.pools import Pools, TransportOptions
 from smartroute.transport.rewrite import Intake, without_own_headers
 from smartroute.transport.stream import holder
@@ -87,6 +87,7 @@ class AsyncDriver(DriverBase):
 
     async def probe(self, route: Route, pools: Pools[httpcore2.AsyncConnectionPool]) -> None:
         """Measure a route by a small GET over its own connections, trying its keys in turn."""
+        pools.wire.spares.sweep()
         pool, proxied = pools.of(route)
         for key in range(most := max(len(route.keys), 1)):
             watch = self._probe_watch(route, key)
@@ -94,14 +95,14 @@ class AsyncDriver(DriverBase):
             try:
                 response = await pool.handle_async_request(request)
             except Exception as error:
-                self._report(route, watch, None, failure_of(error, watch))
+                self._report(route, watch, None, failure_of(error, watch), proxied=proxied)
                 return
             watch.attempt.first_byte = self.clock()
             with contextlib.suppress(Exception):  # the way is known by now
                 async with contextlib.aclosing(response):
                     await response.aread()
             if response.status not in (401, 403) or key + 1 == most:
-                self._report(route, watch, response.status, None)
+                self._report(route, watch, response.status, None, proxied=proxied)
                 return
 
     def forget(self, exchange: Exchange, flight: Flight, size: int) -> None:
@@ -112,6 +113,10 @@ class AsyncDriver(DriverBase):
             task = loop.create_task(_discard(flight))
             self._closing.add(task)
             task.add_done_callback(self._closing.discard)
+
+    def forget_home(self, loop: asyncio.AbstractEventLoop) -> None:
+        """The loop has ended. Should it go on nevertheless, it gets a new home."""
+        self._homes.pop(loop, None)
 
     async def _home(self) -> Home:
         try:
@@ -141,7 +146,7 @@ class AsyncDriver(DriverBase):
                     flights[command.attempt.number] = flight
                     event = await self._send(flight, pool, request, exchange, intake.request)
                 case Hold():
-                    event = await self._hold(flights[command.attempt.number], command.gate)
+                    event = await self._hold(flights[command.attempt.number], command)
                 case Deliver():
                     flight = flights[command.attempt.number]
                     return self._deliver(exchange, flight, intake.request, final=command.final)
@@ -168,25 +173,27 @@ class AsyncDriver(DriverBase):
         flight.source = aiter(response.aiter_stream())
         return self._answered(flight, response, exchange)
 
-    async def _hold(self, flight: Flight, gate: Gate) -> Event:
-        held = holder(gate, flight.watch.attempt)
+    async def _hold(self, flight: Flight, command: Hold) -> Event:
+        held = holder(command.gate, command.attempt)
         flight.chunks = held.chunks
-        if gate is Gate.ERROR:
-            flight.watch.until = self.clock() + ERROR_LIMIT
+        if command.limit is not None:
+            flight.watch.until = self.clock() + command.limit
         verdict = None
         try:
             async for chunk in flight.source:
                 if verdict := held.feed(chunk):
                     break
         except Exception as error:
-            flight.whole = gate is Gate.ERROR  # an error cut short is an error all the same
+            flight.whole = command.gate is Gate.ERROR  # an error cut short is an error all the same
             if not flight.whole:
                 flight.error = error
                 failure = failure_of(error, flight.watch)
-                return Spoiled(flight.watch.attempt, failure, describe(failure, error))
+                return Spoiled(command.attempt, failure, describe(failure, error))
         if verdict is None:
             flight.whole = True
             verdict = held.end()
+        elif isinstance(verdict, Spoiled):
+            flight.whole = True  # what is in hand is all that anybody will want of it
         if flight.whole:
             await _discard(flight)
         return verdict
@@ -226,8 +233,10 @@ class Home:
     """What one client has in one event loop."""
 
     def __init__(self, driver: AsyncDriver, loop: asyncio.AbstractEventLoop) -> None:
+        self._driver = driver
+        self._loop = loop
         self.pools = Pools(driver.pool_options, httpcore2.AsyncConnectionPool, AsyncWire(driver.clock))
-        self.prober = AsyncProber(driver.router, lambda route: driver.probe(route, self.pools), loop)
+        self.prober = AsyncProber(driver.router, self.probe, loop)
         self._lifeline = self._live()
 
     async def open(self) -> None:
@@ -238,6 +247,10 @@ class Home:
         """Close every connection. Closing twice is harmless."""
         await self._lifeline.aclose()
 
+    async def probe(self, route: Route) -> None:
+        """Measure a route over this loop's connections."""
+        await self._driver.probe(route, self.pools)
+
     async def _live(self) -> AsyncGenerator[None]:
         try:
             yield
@@ -246,6 +259,7 @@ class Home:
             await self.pools.wire.aclose()
             for pool in self.pools.drain():
                 await pool.aclose()
+            self._driver.forget_home(self._loop)
 
 
 async def _discard(flight: Flight) -> None:
@@ -289,7 +303,7 @@ class AsyncBody(BodyBase):
         """Close the stream; closing twice is harmless."""
         if self._over:
             return
-        if self._tail is not None and self._tail.done:
+        if self._may_drain:
             await self._drain()
             self._settle("complete")
         else:

@@ -36,8 +36,6 @@ __all__ = ["UNSENT", "BodyBase", "DriverBase", "Flight", "Journey"]
 
 PROBE_LIMIT = 5.0
 """Seconds that a probe may take."""
-ERROR_LIMIT = 1.0
-"""Seconds that an error's body may take: nobody fails over later for its sake."""
 DRAIN_LIMIT = 0.05
 """Seconds and bytes that may be spent after `[DONE]` to keep the connection."""
 DRAIN_BYTES = 16 * 1024
@@ -82,7 +80,7 @@ class Flight:
     response: httpcore2.Response | None = None
     open: bool = False
     source: Any = None
-    chunks: list[bytes] = field(default_factory=list)
+    chunks: list[bytes] = field(default_factory=list, repr=False)
     event_stream: bool = False
     whole: bool = False
     error: Exception | None = None
@@ -127,13 +125,12 @@ class DriverBase:
         if attempt.fresh and (address := pools.address(attempt.endpoint)) is not None:
             pools.wire.retirement.doubt(address)
         given: dict[str, float | None] = intake.request.extensions.get("timeout", {})
-        if proxied:  # httpcore's own streams take plain timeouts
-            limits = dict(given)
-            if attempt.until is not None:
-                left = max(attempt.until - self.clock(), 0.001)
-                limits["read"] = min(left, given.get("read") or left)
-        else:
-            limits = timeouts(given, watch)
+        limits = dict(given) if proxied else timeouts(given, watch)  # httpcore's own streams take plain timeouts
+        if attempt.until is not None:
+            left = max(attempt.until - self.clock(), 0.001)
+            for phase in ("pool", "read") if proxied else ("pool",):
+                limits[phase] = min(left, given.get(phase) or left)
+        if not proxied:
             watch.rivals = partial(self._rivals, command.rivals, pools)
             watch.patience = command.patience
         extensions = intake.request.extensions | {"timeout": limits}
@@ -177,7 +174,9 @@ class DriverBase:
                 event_stream = value.lower().startswith(b"text/event-stream")
             elif lower == b"content-encoding":
                 encoded = value.strip().lower() not in (b"", b"identity")
-        flight.event_stream = event_stream and not encoded  # what is encoded cannot be watched
+        flight.event_stream = not encoded and (
+            event_stream or exchange.call.streaming
+        )  # what is encoded is not watched
         wait = retry_after(response.headers, self.router.wall()) if response.status in (429, 503) else None
         if exchange.number:
             attempt.notes = tuple(
@@ -228,13 +227,16 @@ class DriverBase:
         attempt = flight.watch.attempt
         self.open_streams.discard(flight)
         exchange.settle(attempt, how, self.clock(), size=size, detail=detail)
-        failed = attempt.status is None or attempt.status >= 400
-        outcome = "failed" if failed else "interrupted" if how == "interrupted" else "answered"
+        failed = attempt.failure is not None or (attempt.status or 0) >= 400
+        outcome = "interrupted" if how == "interrupted" else "failed" if failed else "answered"
         self.router.finish(exchange, outcome)
 
-    def _report(self, route: Route, watch: Watch, status: int | None, failure: Failure | None) -> None:
+    def _report(
+        self, route: Route, watch: Watch, status: int | None, failure: Failure | None, *, proxied: bool
+    ) -> None:
         """Tell the router what a probe found."""
         attempt = watch.attempt
+        sent = failure not in UNSENT if proxied else attempt.sent
         sick = failure or (str(status) if status is not None and status >= 500 else None)
         sent_at = attempt.sent_at or attempt.started
         self.router.probed(
@@ -242,7 +244,7 @@ class DriverBase:
             round_trip=None if attempt.first_byte is None else attempt.first_byte - sent_at,
             status=status,
             failure=sick,
-            unreachable=failure in UNSENT and failure is not Failure.POOL_TIMEOUT,
+            unreachable=failure not in (None, Failure.POOL_TIMEOUT) and not sent,
             started=attempt.started,
         )
 
@@ -272,6 +274,11 @@ class BodyBase:
         self._size = 0
         self._over = False
         driver.open_streams.add(flight)
+
+    @property
+    def _may_drain(self) -> bool:
+        """Whether only the end of file is left to read (through a proxy, nothing would limit the wait)."""
+        return self._tail is not None and self._tail.done and not self._flight.proxied
 
     def _pass(self, chunk: bytes) -> bytes:
         self._size += len(chunk)

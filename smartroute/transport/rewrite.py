@@ -16,6 +16,7 @@ import httpcore2
 
 from smartroute.policy.exchange import Attempt, Call
 from smartroute.route import Route
+from smartroute.settings import NEVER_FORWARDED
 from smartroute.transport.body import Value, peek, with_model
 
 if TYPE_CHECKING:
@@ -44,8 +45,10 @@ ALLOWED = (
     "tracestate",
 )
 """The request headers that travel to a route. The caller's credentials and cookies are not among them."""
-NEVER = ("authorization", "api-key", "x-api-key", "proxy-authorization", "cookie", "host")
-"""Not even if `forward_headers` names them: they are the caller's, or set here."""
+ALLOWED_QUERY = (b"api-version",)
+"""The query parameters that travel to a route: a query may hold a key, as a header may."""
+NO_REGION = ("-",)
+"""A pattern that no region fits."""
 MOST_REMEMBERED = 1_000
 
 Header = tuple[bytes, bytes]
@@ -129,7 +132,8 @@ class Rewriter:
             if lower == PIN:
                 pinned = value.decode("latin-1").strip()
             elif lower == REGIONS:
-                regions = tuple(value.decode("latin-1").replace(",", " ").split())
+                # A list that names nothing is more likely a template gone wrong than a wish for every region.
+                regions = tuple(value.decode("latin-1").replace(",", " ").split()) or NO_REGION
             elif lower == b"x-stainless-retry-count":
                 retry = int(value) if value.isdigit() else 0
             elif lower == b"x-session-affinity" and conversation is None and self._config.affinity:
@@ -158,7 +162,7 @@ class Rewriter:
             headers = without_own_headers(intake.request.headers.raw)
             body = intake.request.content
         else:
-            url = self._url(route, call.path, intake.query)
+            url = self._url(route, call.path, intake.query if as_made else _allowed_query(intake.query))
             body = intake.request.content
             name = route.model_for(call.model)
             if name is not None and intake.model is not None and name != call.model:
@@ -221,7 +225,7 @@ class Rewriter:
         if len(self._travels) >= MOST_REMEMBERED:
             self._travels.clear()
         return (
-            name not in NEVER
+            name not in NEVER_FORWARDED
             and not name.startswith(OWN_PREFIX.decode())
             and any(fnmatchcase(name, pattern) for pattern in self._allowed)
         )
@@ -248,6 +252,10 @@ class Rewriter:
         if found is None:
             found = self._authorities[route.name] = urlsplit(route.url).netloc.encode()
         return found
+
+
+def _allowed_query(query: bytes) -> bytes:
+    return b"&".join(pair for pair in query.split(b"&") if pair.partition(b"=")[0] in ALLOWED_QUERY)
 
 
 def _core_url(url: httpx2.URL) -> httpcore2.URL:

@@ -14,7 +14,7 @@ from smartroute.policy.exchange import Deliver, Diverted, Event, Exchange, Gate,
 from smartroute.probe import SyncProber
 from smartroute.transport import connect
 from smartroute.transport.connect import failure_of
-from smartroute.transport.driver import DRAIN_BYTES, DRAIN_LIMIT, ERROR_LIMIT, BodyBase, DriverBase, Flight, describe
+from smartroute.transport.driver import DRAIN_BYTES, DRAIN_LIMIT, BodyBase, DriverBase, Flight, describe
 from smartroute.transport.pools import Pools, TransportOptions
 from smartroute.transport.rewrite import Intake, without_own_headers
 from smartroute.transport.stream import holder
@@ -75,6 +75,7 @@ class SyncDriver(DriverBase):
 
     def probe(self, route: Route) -> None:
         """Measure a route by a small GET over its own connections, trying its keys in turn."""
+        self._pools.wire.spares.sweep()
         pool, proxied = self._pools.of(route)
         for key in range(most := max(len(route.keys), 1)):
             watch = self._probe_watch(route, key)
@@ -82,13 +83,13 @@ class SyncDriver(DriverBase):
             try:
                 response = pool.handle_request(request)
             except Exception as error:
-                self._report(route, watch, None, failure_of(error, watch))
+                self._report(route, watch, None, failure_of(error, watch), proxied=proxied)
                 return
             watch.attempt.first_byte = self.clock()
             with contextlib.suppress(Exception), contextlib.closing(response):  # the way is known by now
                 response.read()
             if response.status not in (401, 403) or key + 1 == most:
-                self._report(route, watch, response.status, None)
+                self._report(route, watch, response.status, None, proxied=proxied)
                 return
 
     def forget(self, exchange: Exchange, flight: Flight, size: int) -> None:
@@ -107,7 +108,7 @@ class SyncDriver(DriverBase):
                     flights[command.attempt.number] = flight
                     event = self._send(flight, pool, request, exchange, intake.request)
                 case Hold():
-                    event = self._hold(flights[command.attempt.number], command.gate)
+                    event = self._hold(flights[command.attempt.number], command)
                 case Deliver():
                     flight = flights[command.attempt.number]
                     return self._deliver(exchange, flight, intake.request, final=command.final)
@@ -134,25 +135,27 @@ class SyncDriver(DriverBase):
         flight.source = iter(response.iter_stream())
         return self._answered(flight, response, exchange)
 
-    def _hold(self, flight: Flight, gate: Gate) -> Event:
-        held = holder(gate, flight.watch.attempt)
+    def _hold(self, flight: Flight, command: Hold) -> Event:
+        held = holder(command.gate, command.attempt)
         flight.chunks = held.chunks
-        if gate is Gate.ERROR:
-            flight.watch.until = self.clock() + ERROR_LIMIT
+        if command.limit is not None:
+            flight.watch.until = self.clock() + command.limit
         verdict = None
         try:
             for chunk in flight.source:
                 if verdict := held.feed(chunk):
                     break
         except Exception as error:
-            flight.whole = gate is Gate.ERROR  # an error cut short is an error all the same
+            flight.whole = command.gate is Gate.ERROR  # an error cut short is an error all the same
             if not flight.whole:
                 flight.error = error
                 failure = failure_of(error, flight.watch)
-                return Spoiled(flight.watch.attempt, failure, describe(failure, error))
+                return Spoiled(command.attempt, failure, describe(failure, error))
         if verdict is None:
             flight.whole = True
             verdict = held.end()
+        elif isinstance(verdict, Spoiled):
+            flight.whole = True  # what is in hand is all that anybody will want of it
         if flight.whole:
             _discard(flight)
         return verdict
@@ -222,7 +225,7 @@ class SyncBody(BodyBase):
         """Close the stream; closing twice is harmless."""
         if self._over:
             return
-        if self._tail is not None and self._tail.done:
+        if self._may_drain:
             self._drain()
             self._settle("complete")
         else:

@@ -79,6 +79,9 @@ class SyncStream(httpcore2.NetworkStream):
         except OSError as error:
             self.close()
             raise httpcore2.ConnectError(str(error)) from error
+        except BaseException:
+            self.close()
+            raise
         return self
 
     def get_extra_info(self, info: str) -> Any:
@@ -189,7 +192,12 @@ class _Race:
     def start(self, rival: Rival | None, address: tuple[str, int]) -> None:
         """Connect to an address; the result comes to `ready`."""
         self._addresses[rival] = address
-        threading.Thread(target=self._run, args=(rival, address), name="smartroute-connect", daemon=True).start()
+        thread = threading.Thread(target=self._run, args=(rival, address), name="smartroute-connect", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError:  # no more threads, or the interpreter is going down
+            if rival is None:
+                self._run(rival, address)
 
     def end(self) -> None:
         """Nobody waits any more: what comes now, or came unseen, is a spare."""

@@ -66,7 +66,7 @@ def test_peek_sees_what_json_sees(
     assert found is not None
     assert {name: value.value for name, value in found.items()} == {n: truth[n] for n in NAMES if n in truth}
     for name, value in found.items():
-        written = body[value.start : value.end]
+        written = body.decode()[value.start : value.end]
         assert json.loads(written) == truth[name]
         assert written == written.strip()
 
@@ -80,8 +80,9 @@ def test_with_model_changes_the_model_and_nothing_else(
     assert found is not None
     value = found["model"]
     changed = with_model(body, value, name)
-    assert changed[: value.start] == body[: value.start]
-    assert changed[len(changed) - (len(body) - value.end) :] == body[value.end :]
+    text, after = body.decode(), changed.decode()
+    assert after[: value.start] == text[: value.start]
+    assert after[len(after) - (len(text) - value.end) :] == text[value.end :]
     truth = json.loads(body.decode("utf-8", "surrogatepass"))
     assert json.loads(changed.decode("utf-8", "surrogatepass")) == truth | {"model": name}
 

@@ -1,6 +1,7 @@
 """One request's journey: each rule of the policy's tables, played by hand over a plain fleet and the real router."""
 
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import pytest
 
@@ -65,10 +66,8 @@ def build(request: pytest.FixtureRequest) -> Iterator[Build]:
         assert 0.0 <= world.budget.tokens <= 10.0
 
 
-def call(*, streaming: bool = True, retry: int = 0, pinned: str | None = None, patience: float | None = None) -> Call:
-    return Call(
-        "/chat/completions", "m", streaming=streaming, size=2_000, retry=retry, pinned=pinned, patience=patience
-    )
+def call(*, streaming: bool = True, **options: Any) -> Call:
+    return Call("/chat/completions", "m", streaming=streaming, size=2_000, **options)
 
 
 def broke(world: World) -> None:
@@ -282,7 +281,7 @@ def test_a_refused_key_goes_to_an_endpoint_with_another(build: Build, status: in
 @pytest.mark.parametrize("status", [401, 402, 403, 412])
 def test_to_one_endpoint_only(build: Build, status: int) -> None:
     world = build(routes=[route("a", keys="k-a"), route("b", keys="k-b"), route("c", keys="k-c")])
-    end, flight = fly(world, STREAM, a=says(status), b=says(503))
+    end, flight = fly(world, STREAM, a=says(status), b=says(500))
     assert isinstance(end, Deliver)
     assert (end.attempt.status, flight.path) == (status, ["a", "b"])
 
@@ -347,10 +346,21 @@ def test_if_all_agree_the_original_is_the_answer(build: Build, status: int) -> N
 @pytest.mark.parametrize("status", [404, 408, 409, 425, 500])
 def test_once_elsewhere(build: Build, status: int) -> None:
     world = build("a", "b", "c")
-    end, flight = fly(world, STREAM, a=says(status), b=says(503))
+    end, flight = fly(world, STREAM, a=says(status), b=says(status))
     assert isinstance(end, Deliver)
     assert (end.attempt.status, flight.path) == (status, ["a", "b"])
     assert world.failures("a") == 0
+
+
+@pytest.mark.parametrize("status", [404, 408, 409, 425, 500])
+@pytest.mark.parametrize("sick", [says(503), lost(), spoils(Failure.EMPTY)])
+def test_once_elsewhere_is_not_used_up_by_an_endpoint_that_is_plainly_sick(
+    build: Build, status: int, sick: Outcome
+) -> None:
+    world = build("a", "b", "c")
+    end, flight = fly(world, STREAM, a=says(status), b=sick, c=streams())
+    assert isinstance(end, Deliver)
+    assert flight.path == ["a", "b", "c"]
 
 
 def test_once_elsewhere_is_not_used_up_by_an_endpoint_that_was_not_reached(build: Build) -> None:
@@ -423,14 +433,45 @@ def test_a_503_with_a_wait_is_left_alone_for_so_long(build: Build) -> None:
 # --- limits --------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("outcome", [says(503), lost(), unsent(), says(429, 1.0), spoils(Failure.EMPTY)])
+@pytest.mark.parametrize("outcome", [says(503), lost(), says(429, 1.0), spoils(Failure.EMPTY)])
 def test_three_attempts_on_routes_and_one_on_global(build: Build, outcome: Outcome) -> None:
     world = build("a", "b", "c", "d")
     _, flight = fly(world, STREAM, a=outcome, b=outcome, c=outcome, d=outcome, worldwide=outcome)
     assert flight.path == ["a", "b", "c", "global"]
 
 
-@pytest.mark.parametrize("outcome", [says(503), lost(), unsent(), says(429, 1.0)])
+def test_what_was_never_sent_counts_towards_no_limit(build: Build) -> None:
+    world = build("a", "b", "c", "d", "e", fallback=False)
+    refused = {name: unsent() for name in "abcd"}
+    _, flight = fly(world, call(retry=1), **refused, e=streams())
+    assert flight.path == ["a", "b", "c", "d", "e"]
+
+
+def test_a_routes_keys_count_as_one_route(build: Build) -> None:
+    world = build(routes=[route("a", keys="k1,k2,k3"), route("b", keys="k4")], fallback=False)
+    broke(world)
+    end, flight = fly(world, STREAM, a=says(401), b=streams())
+    assert isinstance(end, Deliver)
+    assert flight.path == ["a", "a", "a", "b"]
+
+
+def test_the_callers_own_refused_key_is_the_answer(build: Build) -> None:
+    """Another route's key must not stand in for it, and the route is not to blame."""
+    world = build(routes=[route("a", keys="k1"), route("b", keys="k2")])
+    end, flight = fly(world, call(addressed="a"), a=says(401), b=streams(), worldwide=streams())
+    assert isinstance(end, Deliver)
+    assert (end.attempt.status, flight.path) == (401, ["a"])
+    assert not world.quarantined("a")
+
+
+def test_when_every_stream_begins_with_an_error_the_caller_gets_the_error(build: Build) -> None:
+    world = build("a", "b", fallback=False)
+    end, flight = fly(world, STREAM, a=spoils(Failure.ERROR_EVENT, 503), b=spoils(Failure.ERROR_EVENT, 503))
+    assert isinstance(end, Deliver)
+    assert flight.path == ["a", "b"]
+
+
+@pytest.mark.parametrize("outcome", [says(503), lost(), says(429, 1.0)])
 def test_the_sdks_own_retry_makes_two_attempts_at_most(build: Build, outcome: Outcome) -> None:
     world = build("a", "b", "c")
     _, flight = fly(world, call(retry=1), a=outcome, b=outcome, c=outcome, worldwide=outcome)

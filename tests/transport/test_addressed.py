@@ -57,12 +57,16 @@ def test_the_global_endpoint_gets_its_own_key_and_model(caller: Caller, called: 
         global_api_key="fake-console-key", global_model="accounts/a/deployments/d", forward_headers=("x-tenant",)
     )
     sdk = caller.sdk(measure(caller.client(config)), called.near.url, "fake-caller-key")
-    reply = caller.ask(sdk, extra_headers={"X-Tenant": "t1", "X-Secret": "fake-secret"}, extra_query={"a": "b"})
+    reply = caller.ask(
+        sdk,
+        extra_headers={"X-Tenant": "t1", "X-Secret": "fake-secret"},
+        extra_query={"api-version": "1", "key": "fake-secret"},
+    )
     assert (reply.route, reply.text) == ("global", "globe" + TEXT)
     (seen,) = called.globe.requests
     assert keys(called.globe) == bearer("fake-console-key")
     assert seen.json()["model"] == "accounts/a/deployments/d"
-    assert seen.target == "/inference/v1/chat/completions?a=b"
+    assert seen.target == "/inference/v1/chat/completions?api-version=1"
     assert (seen.header("x-tenant"), seen.header("x-secret")) == ("t1", None)
     assert seen.header("host") == called.globe.url.split("/")[2]
 
@@ -76,12 +80,14 @@ def test_without_a_global_key_there_is_no_fallback(caller: Caller, called: World
     assert called.globe.requests == []
 
 
-def test_a_refused_key_of_the_caller_is_not_replaced_on_its_route(caller: Caller, called: World) -> None:
-    """The route's own key is not the caller's to use: another route is asked, with its own."""
-    sdk = caller.sdk(measure(caller.client(called.config())), called.near.url, "fake-wrong-key")
-    assert caller.ask(sdk).route == "far"
+def test_a_refused_key_of_the_caller_is_the_answer(caller: Caller, called: World) -> None:
+    """The routes' own keys are not the caller's to use, and the route is not to blame."""
+    client = measure(caller.client(called.config()))
+    with pytest.raises(openai.AuthenticationError):
+        caller.ask(caller.sdk(client, called.near.url, "fake-wrong-key"))
     assert keys(called.near) == bearer("fake-wrong-key")
-    assert keys(called.far) == bearer("fake-far-key")
+    assert keys(called.far) == []
+    assert [status.quarantine for status in client.router.status()] == [None, None]
 
 
 def test_a_request_may_be_pinned_elsewhere(caller: Caller, called: World) -> None:

@@ -104,11 +104,15 @@ def test_what_may_be_the_requests_own_fault_is_tried_once_elsewhere(
     caller: Caller, world: World, fault: Status
 ) -> None:
     world.near.set(fault)
-    world.far.set(Status(503))
+    world.far.set(fault)
     client = measure(caller.client(world.config()))
     response = caller.do(client.post, f"{world.globe.url}/chat/completions", json=CHAT)
     assert (response.status_code, response.headers["x-smartroute-route"]) == (fault.status, "near")
     assert (posts(world.near), posts(world.far), posts(world.globe)) == (1, 1, 0)
+    world.far.set(Status(503))  # a plain failure says nothing about the request: it goes on
+    world.globe.api_keys = None
+    response = caller.do(client.post, f"{world.globe.url}/chat/completions", json=CHAT)
+    assert (response.status_code, response.headers["x-smartroute-route"]) == (200, "global")
 
 
 @pytest.mark.parametrize("status", [400, 413, 422])
