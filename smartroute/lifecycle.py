@@ -1,6 +1,7 @@
 """How a client comes by its router, and gives it back."""
 
 import logging
+import os
 import threading
 import weakref
 from collections.abc import Callable
@@ -62,6 +63,17 @@ def _share(config: Config) -> Router:
             router, users = Router(config), 0
         _shared[config] = (router, users + 1)
         return router
+
+
+def _after_fork() -> None:
+    global _lock  # noqa: PLW0603 - there is no other way to replace it
+    _lock = threading.Lock()  # a thread that is not here may have held it
+    for router in tuple(_observed):
+        router.after_fork()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 def _settle() -> None:

@@ -41,6 +41,8 @@ QUIET = 300.0
 KEEP_WARM = 45.0
 """Seconds after which a client probes a route for its own connections' sake (they are kept for 55)."""
 PROBE_JITTER = 0.1
+PROBE_LEASE = 15.0
+"""Seconds after which a claimed probe of which nothing was heard is anybody's (its loop may have gone)."""
 CONVERSATION_TIME = 600.0
 MOST_CONVERSATIONS = 10_000
 QUARANTINE = 300.0
@@ -63,7 +65,7 @@ class _Known:
     failures: int = 0
     last_failure: tuple[str, float] | None = None
     probe_at: float = 0.0
-    probing: bool = False
+    probing_until: float = 0.0
     trial: Attempt | None = None
     cooldown_until: float = 0.0
     quarantine: dict[str | None, tuple[str, float]] = field(default_factory=dict)
@@ -217,6 +219,12 @@ class Router:
     def closed(self) -> bool:
         """Whether `close` has been called."""
         return self._closed
+
+    def after_fork(self) -> None:
+        """In a child process: what was under way is the parent's."""
+        self._lock = threading.Lock()  # a thread that is not here may have held it
+        for known in self._known.values():
+            known.in_flight, known.trial, known.probing_until = 0, None, 0.0
 
     # For the transports
 
@@ -466,10 +474,10 @@ class Router:
                 due = known.breaker.retry_at if is_open else known.probe_at
                 if not is_open:
                     due = min(due, visits.setdefault(name, now) + KEEP_WARM)
-                if known.probing:
+                if now < known.probing_until:
                     continue
                 if due <= now:
-                    known.probing = True
+                    known.probing_until = now + PROBE_LEASE
                     known.probe_at = now + interval * (1 + PROBE_JITTER * (2 * self._random() - 1))
                     visits[name] = now
                     claimed.append(known.route)
@@ -499,7 +507,7 @@ class Router:
         now = self.clock()
         good = failure is None and status not in (401, 403)
         with self._lock:
-            known.probing = False
+            known.probing_until = now
             before = known.breaker.state
             if failure is None and round_trip is not None:
                 known.latency.saw_round_trip(round_trip, now)
@@ -517,8 +525,7 @@ class Router:
     def unprobed(self, route: Route) -> None:
         """A claimed probe was given up without a result (its client closed)."""
         with self._lock:
-            self._known[route.name].probing = False
-            self._known[route.name].probe_at = self.clock()
+            self._known[route.name].probing_until = self._known[route.name].probe_at = self.clock()
 
     # Under the lock
 

@@ -44,11 +44,17 @@ class AsyncDriver(DriverBase):
     def __init__(self, family: Family, router: Router, options: TransportOptions) -> None:
         super().__init__(family, router, options)
         self._homes: WeakKeyDictionary[asyncio.AbstractEventLoop, Home] = WeakKeyDictionary()
+        self._inherited: list[object] = []
         self._closing: set[asyncio.Task[None]] = set()
         # The family's client insists on subclasses of its own stream class.
         own = family.AsyncByteStream
         self._body: Make = cast("Make", type("RoutedStream", (AsyncBody, own), {}))
         self._plain_body: Make = cast("Make", type("PlainStream", (AsyncPlainBody, own), {}))
+
+    def after_fork(self) -> None:
+        super().after_fork()
+        self._inherited.append(tuple(self._homes.items()))
+        self._homes = WeakKeyDictionary()
 
     async def handle(self, request: httpx2.Request) -> httpx2.Response:
         """Send a request; the whole of the transport's `handle_async_request`."""

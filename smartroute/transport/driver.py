@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, NoReturn
+from weakref import WeakSet
 
 import httpcore2
 
@@ -99,10 +100,15 @@ class DriverBase:
         # of the generators below it would be closed on its own, all at the same time.
         self.open_streams: set[Flight] = set()
         self.chores: SimpleQueue[Callable[[], object]] = SimpleQueue()
+        _drivers.add(self)
         self._routing = bool(router.config.routes) and not router.config.disabled
         urls = [route.url for route in router.config.routes] + [router.config.global_url or ""]
         if any(url.startswith("https:") for url in urls):
             _ = self.pool_options.ssl_context  # now, as the libraries do: later it would stop an event loop
+
+    def after_fork(self) -> None:
+        """In a child process: connections are the parent's. They are left alone, also by the collector."""
+        self.chores, self.open_streams = SimpleQueue(), set()
 
     def do_chores(self) -> None:
         """Tidy up after forgotten streams.
@@ -255,6 +261,16 @@ class DriverBase:
     def _probe_extensions(self, watch: Watch, *, proxied: bool) -> dict[str, object]:
         given: dict[str, float | None] = dict.fromkeys(("connect", "read", "write", "pool"), PROBE_LIMIT)
         return {"timeout": given if proxied else timeouts(given, watch)}
+
+
+def _after_fork() -> None:
+    for driver in tuple(_drivers):
+        driver.after_fork()
+
+
+_drivers: WeakSet[DriverBase] = WeakSet()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 class BodyBase:

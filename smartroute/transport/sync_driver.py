@@ -37,12 +37,21 @@ class SyncDriver(DriverBase):
 
     def __init__(self, family: Family, router: Router, options: TransportOptions) -> None:
         super().__init__(family, router, options)
-        self._pools = Pools(self.pool_options, httpcore2.ConnectionPool, SyncWire(self.clock))
-        self._prober = SyncProber(router, self.probe, self.chores)
+        self._inherited: list[Pools[httpcore2.ConnectionPool]] = []
+        self._connect()
         # The family's client insists on subclasses of its own stream class.
         own = family.SyncByteStream
         self._body: Make = cast("Make", type("RoutedStream", (SyncBody, own), {}))
         self._plain_body: Make = cast("Make", type("PlainStream", (SyncPlainBody, own), {}))
+
+    def _connect(self) -> None:
+        self._pools = Pools(self.pool_options, httpcore2.ConnectionPool, SyncWire(self.clock))
+        self._prober = SyncProber(self.router, self.probe, self.chores)
+
+    def after_fork(self) -> None:
+        super().after_fork()
+        self._inherited.append(self._pools)
+        self._connect()
 
     def handle(self, request: httpx2.Request) -> httpx2.Response:
         """Send a request; the whole of the transport's `handle_request`."""

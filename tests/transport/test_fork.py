@@ -1,0 +1,59 @@
+"""A client made before a fork serves parent and child, each over connections of its own (gunicorn's prefork)."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+SCRIPT = """
+import os, sys
+import smartroute
+from smartroute.testing import Region
+
+def serve(region, client, times):
+    for _ in range(times):
+        response = client.post(region.url + "/chat/completions", json={"model": "m", "messages": []})
+        assert response.json()["choices"], response.text
+
+region = Region("near")
+region.start()
+parent = os.getpid()
+route = smartroute.Route(region.url, name="near")
+config = smartroute.Config([route], api_key="fake-key", global_url="off", probe_interval=PROBES)
+client = smartroute.Client(config)
+serve(region, client, 2)
+read, write = os.pipe()
+child = os.fork()
+if child == 0:
+    try:
+        serve(region, client, 3)
+        assert [status.in_flight for status in client.router.status()] == [0]
+        client.close()
+        os._exit(0)
+    except BaseException as error:
+        print(repr(error), file=sys.stderr)
+        os._exit(1)
+_, status = os.waitpid(child, 0)
+assert status == 0, status
+serve(region, client, 2)
+posts = [seen.connection for seen in region.requests if seen.method == "POST"]
+assert len(posts) == 7, posts
+mine, theirs = {*posts[:2], *posts[5:]}, {*posts[2:5]}
+assert not mine & theirs, posts
+client.close()
+region.stop()
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+@pytest.mark.parametrize("probes", [0, 0.1])
+def test_a_fork_shares_no_connection(probes: float) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT.replace("PROBES", str(probes))],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=30,
+    )
+    assert done.returncode == 0, done.stderr
