@@ -493,9 +493,18 @@ def test_a_claimed_probe_is_not_claimed_again_until_it_is_over(make: Make, clock
     router, prober = make("a"), Prober()
     begin(router).cancel(0.0)
     assert [r.name for r in router.claim_probes(prober)[0]] == ["a"]
-    clock.advance(2 * INTERVAL)
+    clock.advance(INTERVAL)
     assert router.claim_probes(prober)[0] == []
     router.unprobed(router.config.routes[0])
+    assert claim(router, prober) == ["a"]
+
+
+def test_a_probe_of_which_nothing_is_heard_is_claimed_by_another(make: Make, clock: Clock) -> None:
+    """Its event loop may have been closed by hand."""
+    router, lost, prober = make("a"), Prober(), Prober()
+    begin(router).cancel(0.0)
+    assert [r.name for r in router.claim_probes(lost)[0]] == ["a"]
+    clock.advance(2 * INTERVAL)
     assert claim(router, prober) == ["a"]
 
 
