@@ -81,4 +81,4 @@ class NoRouteError(SmartrouteError):
 
 
 class ClosedError(SmartrouteError, RuntimeError):
-    """The router was closed with its last client; make a new client."""
+    """The router, or the client, was closed; make a new client."""

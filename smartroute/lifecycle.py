@@ -32,6 +32,8 @@ def acquire(user: object, config: Config | None, router: Router | None) -> Route
     """
     if router is not None and config is not None:
         raise TypeError("pass either a config or a router: a router has its configuration already")
+    if not isinstance(config, Config | None):
+        raise TypeError(f"config must be a smartroute.Config, not {type(config).__name__}")
     if router is None:
         router = _share(Config.from_env() if config is None else config)
         # The garbage collector may call this anywhere, in a thread that holds the lock too: leave a note.

@@ -70,6 +70,7 @@ class _Known:
     cooldown_until: float = 0.0
     quarantine: dict[str | None, tuple[str, float]] = field(default_factory=dict)
     drained: bool = False
+    key: int = 0
 
     def obstacle(self, model: str | None, now: float) -> str | None:
         """Why it must not be asked, if it must not."""
@@ -94,6 +95,10 @@ class _Known:
         if self.breaker.state is not State.HALF_OPEN or trial is None:
             return False
         return trial.ended is None and trial.started >= self.breaker.since
+
+
+def _in_capitals(name: str) -> str:
+    return name.upper().replace("-", "_").replace(".", "_")
 
 
 class Router:
@@ -318,9 +323,11 @@ class Router:
         known = self._known.get(route.name)
         return known.latency.patience if known else 0.5
 
-    def keys(self, call: Call, route: Route) -> int:
-        """How many keys there are to try: the caller's own where it addressed the route, else the route's."""
-        return 1 if route.name in (call.addressed, GLOBAL) else len(route.keys)
+    def keys(self, call: Call, route: Route) -> tuple[int, int]:
+        """How many keys there are to try, and which first: the caller's own where it addressed the route."""
+        if route.name in (call.addressed, GLOBAL):
+            return 1, 0
+        return max(len(route.keys), 1), self._known[route.name].key
 
     def same_key(self, call: Call, one: Route, other: Route) -> bool:
         """Whether two endpoints would get the same key."""
@@ -373,6 +380,16 @@ class Router:
                 self._incumbent = known.route.name  # nothing is measured yet: stay with what has answered
             if call.conversation is not None:
                 self._conversations[call.model, call.conversation] = known.route.name
+            refused, known.key = known.key, attempt.key if call.addressed != known.route.name else known.key
+        if refused != known.key:
+            logger.warning(
+                "Route %s: key %d of %d was refused; key %d is accepted and used from now on. Remedy: take out the "
+                "refused key, or renew it.",
+                known.route.name,
+                refused + 1,
+                len(known.route.keys),
+                known.key + 1,
+            )
         self._changed(known, before, after, "a request was answered", exchange)
 
     def blamed(self, exchange: Exchange, attempt: Attempt, now: float, *, unreachable: bool) -> None:
@@ -420,7 +437,8 @@ class Router:
             QUARANTINE,
             "check SMARTROUTE_MODEL for this route"
             if wrong_model
-            else "set the deployment's direct route key in SMARTROUTE_API_KEY (a console key does not work there)",
+            else f"set the route's own key in SMARTROUTE_API_KEY_{_in_capitals(known.route.name)}, or in "
+            "SMARTROUTE_API_KEY if it is every route's (the global endpoint's key is another one)",
         )
 
     def arrived(self, exchange: Exchange, attempt: Attempt, *, how: str | None, size: int) -> None:
@@ -514,8 +532,8 @@ class Router:
             if before is State.OPEN:
                 known.breaker.probed(now, good=good)
             elif failure is not None:
-                known.last_failure = (failure, now)
-                known.breaker.failed(now, failure, unreachable=unreachable, started=started)
+                known.last_failure = (str(failure), now)
+                known.breaker.failed(now, str(failure), unreachable=unreachable, started=started)
                 self._opened(known, before)
             after = known.breaker.state
         self._changed(known, before, after, failure or "probes answered", None)

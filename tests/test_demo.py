@@ -160,7 +160,7 @@ def test_without_the_extra_the_command_line_says_what_to_install(missing: str) -
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()
     assert line.startswith(f"smartroute: {missing}")
-    assert line.endswith('is missing: pip install "smartroute[cli]"')
+    assert line.endswith("is missing; in a clone: pip install '.[cli]'")
 
 
 def record(endpoint: str, failure: str | None = None, status: int | None = None, reason: str = "failover") -> Record:

@@ -30,6 +30,13 @@ def test_every_public_name_can_be_had() -> None:
     loaded_by("import smartroute; [getattr(smartroute, name) for name in smartroute.__all__]")
 
 
+def test_a_family_can_be_had_without_importing_its_module() -> None:
+    for family, other in (("httpx", "httpx2"), ("httpx2", "httpx")):
+        modules = loaded_by(f"import smartroute; smartroute.{family}.Client, smartroute.{family}.AsyncClient")
+        assert f"smartroute.{family}" in modules
+        assert f"smartroute.{other}" not in modules
+
+
 def test_the_arrows_point_one_way() -> None:
     lint = Path(sys.executable).parent / "lint-imports"
     done = subprocess.run([lint, "--no-cache"], capture_output=True, text=True, check=False, cwd=ROOT)

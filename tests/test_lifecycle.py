@@ -4,6 +4,8 @@ import gc
 
 import pytest
 
+import smartroute
+import smartroute.lifecycle
 from smartroute.config import Config
 from smartroute.lifecycle import acquire, release
 from smartroute.route import Route
@@ -53,6 +55,44 @@ def test_a_forgotten_user_counts_as_gone() -> None:
     assert is_closed(router)
 
 
+@pytest.mark.parametrize("moment", range(1, 5))
+def test_a_garbage_collection_takes_no_router_from_whoever_acquires_it(
+    moment: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may come at any allocation, and find the last user but the one that is just coming."""
+    forgotten, coming = User(), User()
+    given = config("a")
+    first = acquire(forgotten, given, None)
+    forgotten.__dict__["itself"] = forgotten  # a cycle: nothing but the collector finds it
+    original, count = Config.__hash__, 0
+
+    def collecting(config: Config) -> int:
+        nonlocal count
+        count += 1
+        if count == moment:
+            gc.collect()
+        return original(config)
+
+    gc.disable()
+    try:
+        del forgotten
+        monkeypatch.setattr(Config, "__hash__", collecting)
+        router = acquire(coming, given, None)
+    finally:
+        monkeypatch.undo()
+        gc.enable()
+    assert not is_closed(router)
+    gc.collect()
+    other = User()
+    assert acquire(other, given, None) is router
+    assert not is_closed(router)
+    release(other)
+    assert not is_closed(router)
+    release(coming)
+    assert is_closed(router)
+    assert is_closed(first)
+
+
 def test_a_shared_router_that_was_closed_by_hand_is_replaced() -> None:
     first, second = User(), User()
     router = acquire(first, config("a"), None)
@@ -75,3 +115,19 @@ def test_a_router_of_ones_own_stays_open() -> None:
 def test_a_config_and_a_router_are_one_too_many() -> None:
     with pytest.raises(TypeError, match="either a config or a router"):
         acquire(User(), config("a"), Router(config("a")))
+
+
+def test_a_broken_telemetry_costs_one_warning(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken() -> None:
+        raise ImportError("half an OpenTelemetry")
+
+    monkeypatch.setattr(smartroute.lifecycle, "Telemetry", broken)
+    given = config("without-telemetry")
+    with smartroute.Client(given) as client, smartroute.Client(given) as other:
+        assert client.router is other.router
+        assert not is_closed(client.router)
+    (record,) = caplog.records
+    assert (record.levelname, record.name) == ("WARNING", "smartroute")
+    assert "OpenTelemetry cannot be used" in record.getMessage()

@@ -1,5 +1,8 @@
+import copy
+import json
 import pickle
 from collections.abc import Callable
+from dataclasses import asdict
 from typing import Any
 
 import pytest
@@ -41,6 +44,7 @@ def test_a_handle_without_a_region_is_named_after_its_deployment() -> None:
         ("https://llm.example.com:8443/v1", "https://llm.example.com:8443/v1", "llm.example.com-8443"),
         ("https://xn--bcher-kva.example/v1", "https://xn--bcher-kva.example/v1", "xn--bcher-kva.example"),
         ("https://10.0.0.1/a%20b/~c", "https://10.0.0.1/a%20b/~c", "10.0.0.1"),
+        (f"https://{'x' * 63}.example/v1", f"https://{'x' * 63}.example/v1", f"{'x' * 63}.example"),
         ("http://[::1]:8000/v1", "http://[::1]:8000/v1", "ipv6-1-8000"),
         ("https://[2001:DB8::5]/v1", "https://[2001:db8::5]/v1", "ipv6-2001-db8-5"),
     ],
@@ -67,6 +71,9 @@ def test_addresses_in_their_normal_form(given_url: str, url: str, name: str) -> 
         ("https://ho st/v1", "not a host name"),
         ("https://bücher.example/v1", "not a host name"),
         ("https://-.example/v1", "not a host name"),
+        ("https://llm..example/v1", "not a host name"),
+        ("https://.example/v1", "not a host name"),
+        (f"https://{'x' * 64}.example/v1", "not a host name"),
         ("https://user:pw@host.example/v1", "user name or a password"),
         ("https://pw@host.example/v1", "user name or a password"),
         (f"user:pw@{HANDLE}", "user name or a password"),
@@ -221,6 +228,30 @@ def test_a_key_is_never_shown(key: str) -> None:
     route = Route(HANDLE, api_key=key)
     assert route.keys == (key,)
     assert key not in repr(route) + str(route)
+
+
+def test_keys_are_shown_by_nothing_that_walks_over_them() -> None:
+    route = Route(HANDLE, api_key=["fake-1", "fake-2"])
+    for shown in (repr(route.keys), str(route.keys), f"{route.keys}", json.dumps(asdict(route), default=str)):
+        assert "fake" not in shown
+
+
+def test_keys_are_values() -> None:
+    keys = Keys(["fake-1", "fake-2"])
+    assert keys == Keys(("fake-1", "fake-2")) == ("fake-1", "fake-2")
+    assert keys != Keys(["fake-1"])
+    assert hash(keys) == hash(Keys(["fake-1", "fake-2"]))
+    assert (len(keys), keys[1], keys[-1], keys[:1], list(keys)) == (
+        2,
+        "fake-2",
+        "fake-2",
+        ("fake-1",),
+        ["fake-1", "fake-2"],
+    )
+    assert not Keys()
+    for other in (copy.copy(keys), copy.deepcopy(keys), pickle.loads(pickle.dumps(keys))):
+        assert isinstance(other, Keys)
+        assert other == keys
 
 
 ADDRESSES = ("{}", "https://{}", "http://{}.example/v1", "{}.direct.fireworks.ai", "https://host.example/{}")

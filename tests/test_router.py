@@ -1,10 +1,11 @@
 """The router: what it remembers, whom it ranks, what it tells; and that nothing it counts is ever lost."""
 
+import json
 import logging
 import random
 import threading
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from itertools import pairwise
 from typing import Any
 
@@ -189,6 +190,12 @@ def test_rank_shows_everybody_and_why(make: Make) -> None:
     assert picked.name == "b"
 
 
+def test_a_ranking_shows_no_key(make: Make) -> None:
+    ranked = make().rank()
+    assert [candidate.route.name for candidate in ranked] == ["a", "b", "global"]
+    assert "fake-direct-key" not in json.dumps([asdict(candidate) for candidate in ranked], default=str)
+
+
 def test_looking_changes_nothing(make: Make, clock: Clock) -> None:
     router = make()
     before = router.status()
@@ -307,6 +314,24 @@ def test_a_listener_hears_the_whole_story(make: Make) -> None:
     assert "fake-direct-key" not in repr(heard)
 
 
+def test_events_show_no_key_to_whoever_walks_over_them(make: Make) -> None:
+    router, heard = make(), list[Event]()
+    router.subscribe(heard.append)
+    send(router, a=unsent(), b=streams())
+    probe(router, "b", failure="tls")
+    kinds = {ExchangeStarted, AttemptStarted, AttemptEnded, ExchangeEnded, BreakerChanged, ProbeEnded}
+    assert {type(event) for event in heard} == kinds
+    assert "fake-direct-key" not in json.dumps([asdict(event) for event in heard], default=str)
+
+
+@pytest.mark.parametrize(("outcome", "resends"), [(unsent(), 0), (lost(), 1), (says(503), 1)])
+def test_only_what_was_sent_is_sent_again(make: Make, outcome: Outcome, resends: int) -> None:
+    router, heard = make(), list[Event]()
+    router.subscribe(heard.append)
+    assert send(router, a=outcome, b=streams()) == ["a", "b"]
+    assert [event.resends for event in heard if isinstance(event, AttemptStarted)] == [0, resends]
+
+
 def test_probes_are_told_of(make: Make) -> None:
     router, heard = make(), list[Event]()
     router.subscribe(heard.append)
@@ -336,6 +361,28 @@ def test_a_broken_listener_costs_nothing_and_is_logged_once(make: Make, caplog: 
         raise RuntimeError("no collector")
 
     router.subscribe(broken)
+    router.subscribe(heard.append)
+    for _ in range(3):
+        assert send(router, a=streams()) == ["a"]
+    assert len(heard) == 3 * 4
+    assert [record.getMessage().split(".")[0] for record in caplog.records] == ["A listener failed; requests go on"]
+    assert all(each.in_flight == 0 for each in router.status())
+
+
+def test_a_listener_that_cannot_say_whether_it_is_active_costs_nothing(
+    make: Make, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Broken:
+        @property
+        def active(self) -> bool:
+            raise RuntimeError("no collector")
+
+        def __call__(self, event: Event) -> None:
+            raise RuntimeError("no collector")
+
+    router, heard = make(), list[Event]()
+    router.subscribe(Broken())
+    assert send(router, a=streams()) == ["a"]  # with nobody else to listen
     router.subscribe(heard.append)
     for _ in range(3):
         assert send(router, a=streams()) == ["a"]
@@ -616,6 +663,28 @@ def test_without_probes_a_handshake_is_a_round_trip(make: Make) -> None:
     assert status(router, "a").round_trip == 0.025
 
 
+@pytest.mark.parametrize("outage", [1, 3, 10])
+def test_without_probes_a_route_that_failed_comes_back(make: Make, clock: Clock, outage: int) -> None:
+    router = make("near", "far", warm=False, probe_interval=0)
+    handshakes = {"near": 0.010, "far": 0.060}
+
+    def connects(attempt: Attempt) -> list[Happening]:
+        attempt.connect = handshakes[attempt.endpoint.name]
+        return list(streams()(attempt))
+
+    assert send(router, near=connects) == ["near"]
+    for _ in range(outage):
+        assert send(router, near=unsent(), far=connects)[-1] == "far"
+        clock.advance(1.0)
+    used = []
+    for _ in range(60):  # a minute with a request each second: the backoff is half a minute at most
+        used += send(router, near=connects, far=connects)
+        clock.advance(1.0)
+    assert used[-1] == "near"
+    assert used == sorted(used)  # once it is back, it stays
+    assert status(router, "near").state == "closed"
+
+
 def test_only_streamed_answers_time_the_first_token(make: Make, clock: Clock) -> None:
     router = make("a")
 
@@ -780,8 +849,8 @@ def test_keys(make: Make) -> None:
     a, b, c = router.config.routes
     worldwide = router.config.global_route
     assert worldwide is not None
-    assert [router.keys(call(), each) for each in (a, c, worldwide)] == [2, 1, 1]
-    assert router.keys(call(addressed="a"), a) == 1  # the caller's own
+    assert [router.keys(call(), each) for each in (a, c, worldwide)] == [(2, 0), (1, 0), (1, 0)]
+    assert router.keys(call(addressed="a"), a) == (1, 0)  # the caller's own
     assert router.same_key(call(), a, b)
     assert not router.same_key(call(), a, c)
     assert not router.same_key(call(), a, worldwide)

@@ -679,6 +679,22 @@ def test_outcomes_of_attempts(backend: Backend, failure: Failure | None, stream:
     assert (labels["smartroute.outcome"], count) == (outcome, 1)
 
 
+def test_an_attempt_that_was_diverted_is_in_no_metric(backend: Backend) -> None:
+    """Nothing was sent: another route's connection was ready first."""
+    diverted = ended(status=None, stream="diverted")
+    race = sent(2, FRANKFURT, reason="connection_race")
+    backend.feed(started(), sent(), diverted, race, ended(2, FRANKFURT), done(endpoint=FRANKFURT))
+
+    ((labels, count),) = backend.metric("smartroute.attempts")
+    assert (labels["smartroute.endpoint.name"], count) == ("frankfurt", 1)
+    ((labels, _),) = backend.metric("http.client.request.duration")
+    assert labels["smartroute.endpoint.name"] == "frankfurt"
+    assert [(span.attributes or {})["smartroute.stream.outcome"] for span in backend.attempts] == [
+        "diverted",
+        "complete",
+    ]
+
+
 def test_probes_are_measured_and_make_no_spans(backend: Backend) -> None:
     backend.feed(ProbeEnded(ARIZONA, 0.04, None), ProbeEnded(FRANKFURT, None, "connect"))
 

@@ -6,7 +6,10 @@ try:
     import typer
     from rich.console import Console
 except ModuleNotFoundError as missing:
-    print(f'smartroute: {missing.name} is missing: pip install "smartroute[cli]"', file=sys.stderr)
+    print(
+        f"smartroute: {missing.name} is missing: install the extra, in a clone by: pip install '.[cli]'",
+        file=sys.stderr,
+    )
     raise SystemExit(2) from None
 
 import os
@@ -59,7 +62,10 @@ def demo(
     try:
         from smartroute.demo import outage, trace  # noqa: PLC0415 - what they need is an extra, and slow to load
     except ModuleNotFoundError as missing:
-        print(f'smartroute: {missing.name} is missing: pip install "smartroute[demo]"', file=sys.stderr)
+        print(
+            f"smartroute: {missing.name} is missing: install the extra, in a clone by: pip install '.[demo]'",
+            file=sys.stderr,
+        )
         raise typer.Exit(2) from None
     try:
         endpoint = otlp and trace.endpoint(otlp)

@@ -190,7 +190,7 @@ class Account:
         return "█" * whole + (EIGHTHS[rest - 1] if rest else "")
 
     def _print(self, line: Text | str = "") -> None:
-        self.console.print(line, soft_wrap=True)  # the terminal wraps what is too long, a file need not
+        self.console.print(line, soft_wrap=not self.console.is_terminal)  # a file need not wrap what is long
 
 
 def percentile(calls: Iterable[Call], share: float) -> float | None:

@@ -281,8 +281,8 @@ class Fleet(Protocol):
         """How long to wait for the route's connection before racing another, in seconds."""
         ...
 
-    def keys(self, call: Call, route: Route) -> int:
-        """How many keys there are to try on the route for this call."""
+    def keys(self, call: Call, route: Route) -> tuple[int, int]:
+        """How many keys there are to try on the route for this call, and which to begin with."""
         ...
 
     def same_key(self, call: Call, one: Route, other: Route) -> bool:
@@ -431,8 +431,7 @@ class Exchange:
         attempt.status, attempt.wait = status, event.wait
         attempt.event_stream = event.event_stream
         if status >= 400:
-            is_answer = attempt.on_global or rule_for_status(status).again is Again.NOWHERE
-            return Hold(attempt, Gate.ERROR, None if is_answer else ERROR_LIMIT)
+            return Hold(attempt, Gate.ERROR, ERROR_LIMIT if self._may_go_on(attempt, status) else None)
         as_made = attempt.on_global and self.call.addressed is None
         if status >= 300 and not as_made:  # the client would resolve it against the URL that it knows
             return self._failed(Spoiled(attempt, Failure.REDIRECT, f"redirect ({status})"), now)
@@ -477,14 +476,24 @@ class Exchange:
         stale = attempt.reused and attempt.failure is Failure.RESET and attempt.first_byte is None
         if stale and not any(a.reason == "stale_connection" for a in self.attempts):
             return self._send(attempt.endpoint, "stale_connection", now, key=attempt.key, fresh=True)
-        if status in (401, 403) and attempt.key + 1 < self._fleet.keys(self.call, attempt.endpoint):
-            return self._send(attempt.endpoint, "next_key", now, key=attempt.key + 1)
+        if status in (401, 403):
+            keys, first = self._fleet.keys(self.call, attempt.endpoint)
+            if (following := (attempt.key + 1) % keys) != first:
+                return self._send(attempt.endpoint, "next_key", now, key=following)
         own_key = attempt.endpoint.name == self.call.addressed and status in (401, 403)
         if rule.again is Again.NOWHERE or own_key or self._pinned:
             return self._conclude(attempt)  # also: the caller's own key is refused, others have no say in that
         return self._move(attempt, rule, now) or self._conclude(None)
 
     # Where next
+
+    def _may_go_on(self, attempt: Attempt, status: int) -> bool:
+        """Whether an error may not be the caller's answer yet: nobody waits long for what is thrown away."""
+        own_key = attempt.endpoint.name == self.call.addressed and status in (401, 403)
+        if attempt.on_global or self._pinned or own_key or rule_for_status(status).again is Again.NOWHERE:
+            return False
+        tried = {a.endpoint.name for a in self.attempts}
+        return any(c.route.name not in tried for c in self._ranking)
 
     def _judge(self, attempt: Attempt, rule: Rule, status: int | None, now: float) -> None:
         stale = attempt.reused and attempt.failure is Failure.RESET and attempt.first_byte is None
@@ -543,9 +552,11 @@ class Exchange:
         return Deliver(answer, final=self._starved)
 
     def _send(
-        self, route: Route, reason: str, now: float, *, key: int = 0, race: bool = True, fresh: bool = False
+        self, route: Route, reason: str, now: float, *, key: int | None = None, race: bool = True, fresh: bool = False
     ) -> Send:
         self._sends += 1
+        if key is None:
+            _, key = self._fleet.keys(self.call, route)
         attempt = Attempt(self._sends, route, key, reason, now, self._limit(route), fresh)
         rivals = self._rivals(route) if race and not self._pinned else ()
         self.attempts.append(attempt)

@@ -108,7 +108,6 @@ _BY_FAILURE = {
     Failure.TLS: _UNREACHABLE,
     Failure.CERTIFICATE: _UNREACHABLE,
     Failure.POOL_TIMEOUT: Rule(Again.ELSEWHERE, Blame.NONE),  # our own limit
-    Failure.DEADLINE: Rule(Again.ELSEWHERE, Blame.NONE),  # the caller's
     Failure.CANCELLED: _ANSWER,
 }
 

@@ -21,7 +21,7 @@ from smartroute.probe import AsyncProber
 from smartroute.transport import connect
 from smartroute.transport.async_wire import AsyncWire
 from smartroute.transport.connect import failure_of
-from smartroute.transport.driver import DRAIN_BYTES, DRAIN_LIMIT, BodyBase, DriverBase, Flight, describe
+from smartroute.transport.driver import DRAIN_BYTES, DRAIN_LIMIT, PROBE_BYTES, BodyBase, DriverBase, Flight, describe
 from smartroute.transport.pools import Pools, TransportOptions
 from smartroute.transport.rewrite import Intake, without_own_headers
 from smartroute.transport.stream import holder
@@ -80,6 +80,7 @@ class AsyncDriver(DriverBase):
 
     async def close(self) -> None:
         """Close every connection, in whatever loop it was made."""
+        self.closed = True
         self.do_chores()
         here = asyncio.get_running_loop()
         for loop, home in tuple(self._homes.items()):
@@ -105,8 +106,8 @@ class AsyncDriver(DriverBase):
                 return
             watch.attempt.first_byte = self.clock()
             with contextlib.suppress(Exception):  # the way is known by now
-                async with contextlib.aclosing(response):
-                    await response.aread()
+                async with contextlib.aclosing(response), contextlib.aclosing(response.aiter_stream()) as source:
+                    await _read_away(source, PROBE_BYTES)
             if response.status not in (401, 403) or key + 1 == most:
                 self._report(route, watch, response.status, None, proxied=proxied)
                 return
@@ -131,6 +132,8 @@ class AsyncDriver(DriverBase):
             raise RuntimeError("smartroute's async clients need asyncio; trio is not supported") from None
         home = self._homes.get(loop)
         if home is None:
+            for ended in [other for other in self._homes if other.is_closed()]:  # by hand, without a word
+                self.forget_home(ended)
             home = self._homes[loop] = Home(self, loop)
             await home.open()
         return home
@@ -152,7 +155,7 @@ class AsyncDriver(DriverBase):
                     flights[command.attempt.number] = flight
                     event = await self._send(flight, pool, request, exchange, intake.request)
                 case Hold():
-                    event = await self._hold(flights[command.attempt.number], command)
+                    event = await self._hold(flights[command.attempt.number], command, intake.request)
                 case Deliver():
                     flight = flights[command.attempt.number]
                     return self._deliver(exchange, flight, intake.request, final=command.final)
@@ -179,8 +182,8 @@ class AsyncDriver(DriverBase):
         flight.source = aiter(response.aiter_stream())
         return self._answered(flight, response, exchange)
 
-    async def _hold(self, flight: Flight, command: Hold) -> Event:
-        held = holder(command.gate, command.attempt)
+    async def _hold(self, flight: Flight, command: Hold, asked: httpx2.Request) -> Event:
+        held = holder(command.gate, command.attempt, encoded=flight.encoded)
         flight.chunks = held.chunks
         if command.limit is not None:
             flight.watch.until = self.clock() + command.limit
@@ -190,6 +193,8 @@ class AsyncDriver(DriverBase):
                 if verdict := held.feed(chunk):
                     break
         except Exception as error:
+            if self.closed:
+                self.refuse(error, asked)
             flight.whole = command.gate is Gate.ERROR  # an error cut short is an error all the same
             if not flight.whole:
                 flight.error = error
@@ -277,6 +282,14 @@ async def _discard(flight: Flight) -> None:
             await flight.response.aclose()
 
 
+async def _read_away(source: AsyncIterator[bytes], most: int) -> None:
+    """Read to the end of a body that is not longer than that: then its connection can be kept."""
+    async for chunk in source:
+        most -= len(chunk)
+        if most < 0:
+            return
+
+
 class AsyncBody(BodyBase):
     """The stream that an async caller reads. Iteration resumes where it stopped: the SDK relies on it."""
 
@@ -309,12 +322,13 @@ class AsyncBody(BodyBase):
         """Close the stream; closing twice is harmless."""
         if self._over:
             return
-        if self._may_drain:
-            await self._drain()
-            self._settle("complete")
-        else:
-            self._settle("closed")
-        await _discard(self._flight)
+        done = self._may_drain
+        try:
+            if done:
+                await self._drain()
+        finally:  # also when that was cancelled
+            self._settle("complete" if done else "closed")
+            await _discard(self._flight)
 
     def __del__(self) -> None:
         if self._over:
@@ -329,12 +343,8 @@ class AsyncBody(BodyBase):
         """Read to the end of file: it is the price of keeping the connection."""
         watch = self._flight.watch
         watch.until = watch.clock() + DRAIN_LIMIT
-        left = DRAIN_BYTES
         with contextlib.suppress(Exception):  # then the connection is lost, as it would have been anyway
-            async for chunk in self._flight.source:
-                left -= len(chunk)
-                if left < 0:
-                    break
+            await _read_away(self._flight.source, DRAIN_BYTES)
 
 
 class AsyncPlainBody:

@@ -6,8 +6,10 @@ A driver obeys an `Exchange`; it makes no decisions of its own.
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import ssl
+import threading
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -17,6 +19,7 @@ from weakref import WeakSet
 
 import httpcore2
 
+from smartroute.errors import ClosedError
 from smartroute.fireworks import NOTED_HEADERS
 from smartroute.policy.exchange import Answered, Attempt, Exchange, Failed, Send
 from smartroute.policy.outcome import Failure, retry_after
@@ -33,10 +36,12 @@ if TYPE_CHECKING:
     from smartroute.router import Router
     from smartroute.transport.family import Family
 
-__all__ = ["UNSENT", "BodyBase", "DriverBase", "Flight", "Journey"]
+__all__ = ["UNSENT", "BodyBase", "DriverBase", "Flight", "Journey", "collector"]
 
 PROBE_LIMIT = 5.0
 """Seconds that a probe may take."""
+PROBE_BYTES = 256 * 1024
+"""Bytes of a probe's answer that are read to keep its connection."""
 DRAIN_LIMIT = 0.05
 """Seconds and bytes that may be spent after `[DONE]` to keep the connection."""
 DRAIN_BYTES = 16 * 1024
@@ -83,6 +88,7 @@ class Flight:
     source: Any = None
     chunks: list[bytes] = field(default_factory=list, repr=False)
     event_stream: bool = False
+    encoded: bool = False
     whole: bool = False
     error: Exception | None = None
 
@@ -99,11 +105,12 @@ class DriverBase:
         # Open streams are held here as well as by their readers: were one collected with its reader, each
         # of the generators below it would be closed on its own, all at the same time.
         self.open_streams: set[Flight] = set()
+        self.closed = False
         self.chores: SimpleQueue[Callable[[], object]] = SimpleQueue()
         _drivers.add(self)
         self._routing = bool(router.config.routes) and not router.config.disabled
         urls = [route.url for route in router.config.routes] + [router.config.global_url or ""]
-        if any(url.startswith("https:") for url in urls):
+        if "verify" in options or any(url.startswith("https:") for url in urls):
             _ = self.pool_options.ssl_context  # now, as the libraries do: later it would stop an event loop
 
     def after_fork(self) -> None:
@@ -126,6 +133,8 @@ class DriverBase:
     def _board(self, command: Send, intake: Intake, pools: Pools[Any]) -> tuple[Flight, Any, httpcore2.Request]:
         """Prepare an attempt: what to keep of it, its pool, its request."""
         attempt = command.attempt
+        if self.closed:
+            raise ClosedError("the client was closed while it sent this request")
         pool, proxied = pools.of(attempt.endpoint)
         watch = Watch(attempt, self.clock, until=attempt.until)
         if attempt.fresh and (address := pools.address(attempt.endpoint)) is not None:
@@ -158,6 +167,8 @@ class DriverBase:
         if isinstance(error, OSError):  # the SDK would not catch it
             error = _with_cause(httpcore2.NetworkError(str(error)), error)
         failure = failure_of(error, flight.watch)
+        if self.closed:  # by the caller, under a request: nobody is to blame, and nothing is sent again
+            self.refuse(error, request)
         if failure is Failure.PROTOCOL and not isinstance(error, httpcore2.RemoteProtocolError):
             self.refuse(error, request)
         attempt = flight.watch.attempt
@@ -183,6 +194,7 @@ class DriverBase:
         flight.event_stream = not encoded and (
             event_stream or exchange.call.streaming
         )  # what is encoded is not watched
+        flight.encoded = encoded
         wait = retry_after(response.headers, self.router.wall()) if response.status in (429, 503) else None
         if exchange.number:
             attempt.notes = tuple(
@@ -201,7 +213,8 @@ class DriverBase:
             raise AssertionError("only an attempt with a response is delivered")
         attempt = flight.watch.attempt
         headers = [h for h in core.headers if not h[0].lower().startswith(OWN_PREFIX)]
-        if attempt.endpoint.kind is not Kind.GLOBAL:  # it would be stored, and sent to every route
+        if attempt.endpoint.kind is not Kind.GLOBAL or exchange.call.addressed is not None:
+            # The client would store it under the host it knows, and send it to every route.
             headers = [h for h in headers if h[0].lower() != b"set-cookie"]
         headers.append((b"x-smartroute-route", attempt.endpoint.name.encode()))
         headers.append((b"x-smartroute-attempts", b"%d" % len(exchange.attempts)))
@@ -273,12 +286,31 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)
 
 
+class _Collector(threading.local):
+    """Whether the garbage collector is at work in this thread.
+
+    It closes the generators it finds, and with them our streams, at any moment: also in a thread that
+    holds one of our locks, or a pool's, or OpenTelemetry's. What is closed by it is put off.
+    """
+
+    at_work = False
+
+    def note(self, phase: str, _: object) -> None:
+        self.at_work = phase == "start"
+
+
+collector = _Collector()
+gc.callbacks.append(collector.note)
+
+
 class BodyBase:
     """A delivered event stream, until it is closed: all but the reading.
 
     Owns the bookkeeping: however the stream ends (read to its end, closed, broken off, forgotten), the
     exchange is told exactly once.
     """
+
+    _over = True
 
     def __init__(self, driver: DriverBase, exchange: Exchange, flight: Flight, request: httpx2.Request) -> None:
         self._driver = driver
@@ -288,7 +320,7 @@ class BodyBase:
         self._held = iter(flight.chunks)
         self._tail = Tail() if flight.event_stream else None
         self._size = 0
-        self._over = False
+        self._over = False  # from here on there is something to close
         driver.open_streams.add(flight)
 
     @property

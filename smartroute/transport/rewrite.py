@@ -6,6 +6,7 @@ What is read off the caller's request once (`Intake`), and what is sent to each 
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -50,6 +51,9 @@ ALLOWED_QUERY = (b"api-version",)
 NO_REGION = ("-",)
 """A pattern that no region fits."""
 MOST_REMEMBERED = 1_000
+MOST_MISSED = 10
+"""Origins that a warning is given for at the most."""
+logger = logging.getLogger("smartroute")
 
 Header = tuple[bytes, bytes]
 
@@ -95,6 +99,7 @@ class Rewriter:
             bases.sort(key=lambda base: len(base[0]), reverse=True)
         self._paths = frozenset(config.paths)
         self._matches: dict[tuple[bytes, bytes, int | None, bytes], tuple[str, str | None] | None] = {}
+        self._missed: set[bytes] = set()
         self._travels: dict[bytes, bool] = {}
         self._urls: dict[tuple[str, str, bytes], httpcore2.URL] = {}
         self._authorities: dict[str, bytes] = {}
@@ -135,7 +140,7 @@ class Rewriter:
                 # A list that names nothing is more likely a template gone wrong than a wish for every region.
                 regions = tuple(value.decode("latin-1").replace(",", " ").split()) or NO_REGION
             elif lower == b"x-stainless-retry-count":
-                retry = int(value) if value.isdigit() else 0
+                retry = int(value[:4]) if value.isdigit() else 0
             elif lower == b"x-session-affinity" and conversation is None and self._config.affinity:
                 conversation = value.decode("latin-1")
         call = Call(
@@ -195,9 +200,23 @@ class Rewriter:
             if target.startswith(base + b"/") and (path := target[len(base) :].decode("latin-1")) in self._paths:
                 match = (path, name)
                 break
+        if match is None and any(target.endswith(path.encode()) for path in self._paths):
+            self._say_missed(scheme, host, port)
         if len(self._matches) < MOST_REMEMBERED:
             self._matches[key] = match
         return match
+
+    def _say_missed(self, scheme: bytes, host: bytes, port: int | None) -> None:
+        """Somebody set up routes, and this request would be for them but for its URL."""
+        origin = b"%b://%b" % (scheme, host) + (b":%d" % port if port else b"")
+        if origin not in self._missed and len(self._missed) < MOST_MISSED:
+            self._missed.add(origin)
+            logger.warning(
+                "Requests to %s are not routed: their URL is neither below SMARTROUTE_GLOBAL_URL (%s) nor below a "
+                "route's. Remedy: set SMARTROUTE_GLOBAL_URL to the client's base_url.",
+                origin.decode("latin-1"),
+                self._config.global_url or "off",
+            )
 
     def _add_base(self, url: str, name: str | None) -> None:
         parts = urlsplit(url)
@@ -212,13 +231,12 @@ class Rewriter:
             travels = self._travels.get(lower)
             if travels is None:
                 travels = self._travels[lower] = self._may_travel(lower.decode("latin-1"))
-            if not travels:
+            if not travels or lower == b"content-length":
                 continue
-            if lower == b"content-length":
-                value = str(length).encode()
-            elif lower == b"accept-encoding" and intake.call.streaming:
+            if lower == b"accept-encoding" and intake.call.streaming:
                 value = b"identity"
             headers.append((name, value))
+        headers.append((b"Content-Length", b"%d" % length))
         return headers
 
     def _may_travel(self, name: str) -> bool:

@@ -39,27 +39,27 @@ class Holder(Protocol):
         ...
 
 
-def holder(gate: Gate, attempt: Attempt) -> Holder:
-    """What holds a response at this gate."""
+def holder(gate: Gate, attempt: Attempt, *, encoded: bool = False) -> Holder:
+    """What holds a response at this gate. `encoded`: its content cannot be looked at."""
     match gate:
         case Gate.FIRST_CONTENT:
             return _FirstContent(attempt)
         case Gate.WHOLE:
-            return _Whole(attempt, MOST_HELD_WHOLE, may_be_empty=False)
+            return _Whole(attempt, MOST_HELD_WHOLE, is_answer=not encoded)
         case Gate.ERROR:
-            return _Whole(attempt, MOST_HELD_OF_ERROR, may_be_empty=True)
+            return _Whole(attempt, MOST_HELD_OF_ERROR, is_answer=False)
         case _:
             assert_never(gate)
 
 
 class _Whole:
-    """Holds a body until it is complete, or longer than may be held."""
+    """Holds a body until it is complete, or longer than may be held. An answer has to be a JSON object."""
 
-    def __init__(self, attempt: Attempt, most: int, *, may_be_empty: bool) -> None:
+    def __init__(self, attempt: Attempt, most: int, *, is_answer: bool) -> None:
         self.chunks: list[bytes] = []
         self._attempt = attempt
         self._left = most
-        self._may_be_empty = may_be_empty
+        self._is_answer = is_answer
 
     def feed(self, chunk: bytes) -> Verdict | None:
         self.chunks.append(chunk)
@@ -67,9 +67,17 @@ class _Whole:
         return Content(self._attempt) if self._left < 0 else None
 
     def end(self) -> Verdict:
-        if self._may_be_empty or any(self.chunks):
+        if not self._is_answer:
             return Whole(self._attempt)
-        return Spoiled(self._attempt, Failure.EMPTY, "an empty body")
+        first = next((chunk for chunk in self.chunks if chunk.strip()), b"").lstrip()
+        last = next((chunk for chunk in reversed(self.chunks) if chunk.strip()), b"").rstrip()
+        if not first:
+            return Spoiled(self._attempt, Failure.EMPTY, "an empty body")
+        if not first.startswith(b"{"):
+            return Spoiled(self._attempt, Failure.GARBLED, "a body that is not a JSON object")
+        if not last.endswith(b"}"):
+            return Spoiled(self._attempt, Failure.TRUNCATED, "a body that ends within its JSON")
+        return Whole(self._attempt)
 
 
 class _FirstContent:

@@ -14,7 +14,16 @@ from smartroute.policy.exchange import Deliver, Diverted, Event, Exchange, Gate,
 from smartroute.probe import SyncProber
 from smartroute.transport import connect
 from smartroute.transport.connect import failure_of
-from smartroute.transport.driver import DRAIN_BYTES, DRAIN_LIMIT, BodyBase, DriverBase, Flight, describe
+from smartroute.transport.driver import (
+    DRAIN_BYTES,
+    DRAIN_LIMIT,
+    PROBE_BYTES,
+    BodyBase,
+    DriverBase,
+    Flight,
+    collector,
+    describe,
+)
 from smartroute.transport.pools import Pools, TransportOptions
 from smartroute.transport.rewrite import Intake, without_own_headers
 from smartroute.transport.stream import holder
@@ -76,6 +85,7 @@ class SyncDriver(DriverBase):
 
     def close(self) -> None:
         """Close every connection."""
+        self.closed = True
         self.do_chores()
         self._prober.close()
         self._pools.wire.close()
@@ -96,7 +106,7 @@ class SyncDriver(DriverBase):
                 return
             watch.attempt.first_byte = self.clock()
             with contextlib.suppress(Exception), contextlib.closing(response):  # the way is known by now
-                response.read()
+                _read_away(response.iter_stream(), PROBE_BYTES)
             if response.status not in (401, 403) or key + 1 == most:
                 self._report(route, watch, response.status, None, proxied=proxied)
                 return
@@ -117,7 +127,7 @@ class SyncDriver(DriverBase):
                     flights[command.attempt.number] = flight
                     event = self._send(flight, pool, request, exchange, intake.request)
                 case Hold():
-                    event = self._hold(flights[command.attempt.number], command)
+                    event = self._hold(flights[command.attempt.number], command, intake.request)
                 case Deliver():
                     flight = flights[command.attempt.number]
                     return self._deliver(exchange, flight, intake.request, final=command.final)
@@ -144,8 +154,8 @@ class SyncDriver(DriverBase):
         flight.source = iter(response.iter_stream())
         return self._answered(flight, response, exchange)
 
-    def _hold(self, flight: Flight, command: Hold) -> Event:
-        held = holder(command.gate, command.attempt)
+    def _hold(self, flight: Flight, command: Hold, asked: httpx2.Request) -> Event:
+        held = holder(command.gate, command.attempt, encoded=flight.encoded)
         flight.chunks = held.chunks
         if command.limit is not None:
             flight.watch.until = self.clock() + command.limit
@@ -155,6 +165,8 @@ class SyncDriver(DriverBase):
                 if verdict := held.feed(chunk):
                     break
         except Exception as error:
+            if self.closed:
+                self.refuse(error, asked)
             flight.whole = command.gate is Gate.ERROR  # an error cut short is an error all the same
             if not flight.whole:
                 flight.error = error
@@ -206,6 +218,14 @@ def _discard(flight: Flight) -> None:
             flight.response.close()
 
 
+def _read_away(source: Iterator[bytes], most: int) -> None:
+    """Read to the end of a body that is not longer than that: then its connection can be kept."""
+    for chunk in source:
+        most -= len(chunk)
+        if most < 0:
+            return
+
+
 class SyncBody(BodyBase):
     """The stream that a sync caller reads."""
 
@@ -234,6 +254,9 @@ class SyncBody(BodyBase):
         """Close the stream; closing twice is harmless."""
         if self._over:
             return
+        if collector.at_work:
+            self._put_off()
+            return
         if self._may_drain:
             self._drain()
             self._settle("complete")
@@ -243,18 +266,19 @@ class SyncBody(BodyBase):
 
     def __del__(self) -> None:
         if not self._over:
-            self._driver.chores.put(partial(self._driver.forget, self._exchange, self._flight, self._size))
+            self._put_off()
+
+    def _put_off(self) -> None:
+        """Leave the closing to another moment, and another thread."""
+        self._over = True
+        self._driver.chores.put(partial(self._driver.forget, self._exchange, self._flight, self._size))
 
     def _drain(self) -> None:
         """Read to the end of file, which the SDK does not: it is the price of keeping the connection."""
         watch = self._flight.watch
         watch.until = watch.clock() + DRAIN_LIMIT
-        left = DRAIN_BYTES
         with contextlib.suppress(Exception):  # then the connection is lost, as it would have been anyway
-            for chunk in self._flight.source:
-                left -= len(chunk)
-                if left < 0:
-                    break
+            _read_away(self._flight.source, DRAIN_BYTES)
 
 
 class SyncPlainBody:

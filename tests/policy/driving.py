@@ -192,8 +192,8 @@ class PlainFleet:
     def patience(self, route: Route) -> float:
         return 0.2
 
-    def keys(self, call: Call, route: Route) -> int:
-        return 1 if route.kind is Kind.GLOBAL else len(route.keys)
+    def keys(self, call: Call, route: Route) -> tuple[int, int]:
+        return 1 if route.kind is Kind.GLOBAL else len(route.keys), 0
 
     def same_key(self, call: Call, one: Route, other: Route) -> bool:
         return GLOBAL not in (one.name, other.name) and one.keys == other.keys

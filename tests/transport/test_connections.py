@@ -2,13 +2,26 @@
 
 import gc
 import threading
+import time
 from functools import partial
 from typing import Any
 
 import pytest
 
 from smartroute.testing import CloseAfterAnswer, Fault, Gzip, Region, Reset, Silence, Stall, Status
-from tests.transport.kit import ASYNC, CHAT, STREAM, AsyncCaller, Caller, World, eventually, measure, posts, threads
+from tests.transport.kit import (
+    ASYNC,
+    CHAT,
+    STREAM,
+    SYNC,
+    AsyncCaller,
+    Caller,
+    World,
+    eventually,
+    measure,
+    posts,
+    threads,
+)
 
 
 def arrived(region: Region, count: int) -> bool:
@@ -182,6 +195,45 @@ def test_calls_cancelled_at_any_moment_leave_nothing(caller: AsyncCaller, world:
     ]
     assert {call.result(10).status_code for call in again} == {200}
     assert in_flight(client) == 0
+
+
+@SYNC
+@pytest.mark.parametrize("known", [True, False], ids=["measured", "unmeasured"])
+def test_where_no_thread_can_be_started_requests_go_on(
+    caller: Caller, world: World, monkeypatch: pytest.MonkeyPatch, known: bool
+) -> None:
+    def refuse(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    client = caller.client(world.config(world.near, world.far, probe_interval=10))
+    sdk = caller.sdk(measure(client) if known else client, world.globe.url)
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refuse)
+        assert caller.ask(sdk).route == "near"
+        world.near.stop()
+        assert caller.ask(sdk).route == "far"
+    assert in_flight(client) == 0
+
+
+@pytest.mark.parametrize("globe", [False, True], ids=["routes alone", "with global"])
+def test_the_deadline_bounds_the_wait_for_a_connection(caller: Caller, world: World, globe: bool) -> None:
+    world.near.set(Stall(3, only="stream"))
+    config = world.config(world.near, deadline=0.5, **({} if globe else {"global_url": None}))
+    client = measure(caller.client(config, limits=caller.family.Limits(max_connections=1)))
+    url = f"{(world.globe if globe else world.near).url}/chat/completions"
+    headers = {"authorization": f"Bearer fake-{'console' if globe else 'near'}-key"}
+    holding = caller.send(client, "POST", url, json=STREAM, headers=headers)
+    assert holding.headers["x-smartroute-route"] == "near"
+    began = time.monotonic()
+    if globe:
+        response = caller.do(client.post, url, json=CHAT, headers=headers, timeout=5)
+        assert response.headers["x-smartroute-route"] == "global"
+    else:
+        with pytest.raises(caller.family.TimeoutException):
+            caller.do(client.post, url, json=CHAT, headers=headers, timeout=5)
+    assert 0.2 < time.monotonic() - began < 2
+    assert client.router.status()[0].state == "closed"  # the pool is the client's own
+    caller.close(holding)
 
 
 def test_no_thread_is_left_but_the_prober(caller: Caller, world: World) -> None:

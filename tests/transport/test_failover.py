@@ -1,5 +1,6 @@
 """What goes wrong before the first content costs the caller nothing while any endpoint is healthy."""
 
+import time
 from typing import Any
 
 import httpx
@@ -8,6 +9,7 @@ import pytest
 
 from smartroute.testing import (
     Cut,
+    Drip,
     EmptyStream,
     EndWithoutDone,
     ErrorEvent,
@@ -15,6 +17,7 @@ from smartroute.testing import (
     GarbledEvent,
     Region,
     Reset,
+    Stall,
     Status,
 )
 from tests.transport.kit import CHAT, STREAM, TEXT, Caller, World, measure, posts
@@ -110,7 +113,7 @@ def test_what_may_be_the_requests_own_fault_is_tried_once_elsewhere(
     assert (response.status_code, response.headers["x-smartroute-route"]) == (fault.status, "near")
     assert (posts(world.near), posts(world.far), posts(world.globe)) == (1, 1, 0)
     world.far.set(Status(503))  # a plain failure says nothing about the request: it goes on
-    world.globe.api_keys = None
+    world.globe.api_keys = ()
     response = caller.do(client.post, f"{world.globe.url}/chat/completions", json=CHAT)
     assert (response.status_code, response.headers["x-smartroute-route"]) == (200, "global")
 
@@ -310,3 +313,30 @@ def test_the_map_of_exceptions_is_complete(caller: Caller) -> None:
         if not hasattr(caller.family, name):
             continue
         assert type(family.error(getattr(httpcore2, name)("x"), request)) is getattr(caller.family, name)
+
+
+ONE_FAMILY = pytest.mark.parametrize("caller", ["sync-httpx2", "async-httpx2"], indirect=True)  # they take their time
+
+
+@ONE_FAMILY
+def test_an_error_that_is_the_answer_may_take_its_time(caller: Caller, world: World) -> None:
+    world.near.stop()
+    world.far.stop()
+    world.globe.set(Status(400, {}, b'{"error": 1}'), Drip(0.11))  # 1.2 s
+    client = measure(caller.client(world.config()))
+    headers = {"authorization": "Bearer fake-console-key"}
+    began = time.monotonic()
+    response = caller.do(client.post, f"{world.globe.url}/chat/completions", json=CHAT, headers=headers)
+    assert time.monotonic() - began > 1.1
+    assert (response.status_code, response.headers["x-smartroute-route"]) == (400, "global")
+    assert response.content == b'{"error": 1}'
+
+
+@ONE_FAMILY
+def test_nobody_waits_long_for_the_body_of_an_error_that_is_not_the_answer(caller: Caller, world: World) -> None:
+    world.near.set(Status(503), Stall(1))
+    sdk = caller.sdk(measure(caller.client(world.config())), world.globe.url)
+    began = time.monotonic()
+    reply = caller.ask(sdk)
+    assert time.monotonic() - began < 3
+    assert (reply.route, reply.attempts) == ("far", "2")

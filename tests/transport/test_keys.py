@@ -1,8 +1,9 @@
 """A key only ever reaches the host it belongs to: whatever the configuration, and whatever goes wrong."""
 
+import json
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import pytest
@@ -21,7 +22,7 @@ from smartroute.testing import (
     Reset,
     Status,
 )
-from tests.transport.kit import CHAT, Caller, measure
+from tests.transport.kit import CHAT, Caller, World, eventually, measure
 
 OWN = {"near": ("fake-near-1", "fake-near-2"), "far": ("fake-far-1", "fake-far-2")}
 SHARED = "fake-shared"
@@ -160,3 +161,16 @@ def test_each_server_sees_its_own_keys_only(caller: Caller, regions: dict[str, R
                 assert [secret for secret in secrets if secret in text] == [], f"at {name}"
             if seen.method == "GET" and name == "globe":
                 pytest.fail("the global endpoint was probed")
+
+
+def test_no_event_shows_a_key(caller: Caller, world: World) -> None:
+    """Not even to a listener that logs all there is."""
+    world.near.set(Status(401, only="post"))
+    world.far.set(Status(503, only="post"))
+    client = caller.client(world.config(probe_interval=0.1))
+    shown: list[str] = []
+    client.router.subscribe(lambda event: shown.append(type(event).__name__ + json.dumps(asdict(event), default=str)))
+    assert caller.ask(caller.sdk(client, world.globe.url), stream=True).route == "global"
+    kinds = ("ExchangeStarted", "AttemptStarted", "AttemptEnded", "ExchangeEnded", "ProbeEnded")
+    assert eventually(lambda: all(any(text.startswith(kind) for text in shown) for kind in kinds))
+    assert [text for text in shown if "fake-" in text] == []

@@ -5,6 +5,7 @@ import gc
 import subprocess
 import sys
 import threading
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 from types import ModuleType
 from typing import Any
@@ -83,6 +84,23 @@ def test_a_loop_may_end_in_the_middle_of_a_stream(
     assert asyncio.run(again()) == "near"
     assert [status.in_flight for status in client.router.status()] == [0, 0]
     assert [record.getMessage() for record in caplog.records if record.levelname == "ERROR"] == []
+
+
+@FAMILIES
+def test_loops_that_have_ended_are_not_remembered(world: World, family: ModuleType) -> None:
+    client = family.AsyncClient(world.config(probe_interval=10))
+    loops = []
+
+    async def run() -> None:
+        loops.append(weakref.ref(asyncio.get_running_loop()))
+        await call(client, world, stream=False)
+
+    for _ in range(30):
+        asyncio.run(run())
+    assert dict(client.transport._driver._homes) == {}
+    gc.collect()
+    assert [loop() for loop in loops] == [None] * 30
+    asyncio.run(client.aclose())
 
 
 @FAMILIES

@@ -1,10 +1,16 @@
 """Background probes: they measure, notice a recovery, cost nothing before the first use and end with their client."""
 
+import ssl
 import time
+import weakref
 from typing import Any
 
+import pytest
+import trustme
+
+from smartroute.events import BreakerChanged, Event, ProbeEnded
 from smartroute.testing import Region, Silence, Status
-from tests.transport.kit import CHAT, Caller, World, eventually, threads
+from tests.transport.kit import ASYNC, CHAT, AsyncCaller, Caller, World, eventually, threads
 
 
 def probes(region: Region) -> int:
@@ -72,6 +78,27 @@ def test_probes_end_with_their_client(caller: Caller, world: World) -> None:
     assert world.near.open_connections == world.far.open_connections == 0
 
 
+@ASYNC
+def test_forgotten_clients_are_collected_and_probe_no_more(caller: AsyncCaller, world: World) -> None:
+    """In a loop that goes on; and while a client with the same configuration, and so the same router, does too."""
+    config = world.config(probe_interval=0.1)
+    kept = caller.client(config)
+    url = f"{world.globe.url}/chat/completions"
+    assert caller.do(kept.post, url, json=CHAT).status_code == 200
+    drivers = []
+    for _ in range(5):
+        client = caller.smart.AsyncClient(config)
+        assert caller.do(client.post, url, json=CHAT).status_code == 200
+        drivers.append(weakref.ref(client.transport._driver))
+        del client
+    assert eventually(lambda: caller.forget() and not any(driver() for driver in drivers))
+    assert eventually(lambda: world.near.open_connections + world.far.open_connections <= 4)  # of the one that is kept
+    caller.close(kept)
+    count = probes(world.near) + probes(world.far)
+    eventually(lambda: False, 0.3)
+    assert probes(world.near) + probes(world.far) == count
+
+
 def test_a_hanging_probe_does_not_outlive_its_client(caller: Caller, world: World) -> None:
     world.far.set(Silence(only="get"))
     world.near.set(Silence(only="get"))
@@ -132,3 +159,43 @@ def test_traffic_returns_after_a_recovery(caller: Caller, world: World) -> None:
     assert {reply.attempts for reply in replies} == {"1"}
     assert {reply.route for reply in replies} == {"far", "near"}
     assert status_of(client, "near").state == "closed"
+
+
+def test_a_probe_that_never_gets_through_finds_the_route_unreachable(
+    caller: Caller, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A handshake that hangs until the probe's time is up is no slow answer: nothing was sent."""
+    monkeypatch.setattr("smartroute.transport.driver.PROBE_LIMIT", 0.1)
+    authority = trustme.CA()
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    authority.issue_cert("127.0.0.1").configure_cert(context)
+    with Region("near", tls=context) as near:
+        near.set(Silence(at="accept"))
+        client = caller.client(world.config(near, world.far, probe_interval=0.1), verify=False)
+        heard: list[BreakerChanged | ProbeEnded] = []
+
+        def listen(event: Event) -> None:
+            if isinstance(event, BreakerChanged | ProbeEnded) and event.route.name == "near":
+                heard.append(event)
+
+        client.router.subscribe(listen)
+        caller.ask(caller.sdk(client, world.globe.url), extra_headers={"x-smartroute-route": "far"})
+        assert eventually(lambda: heard)
+        changed = heard[0]  # at the first probe, not after several
+        assert isinstance(changed, BreakerChanged)
+        assert (changed.before, changed.after, changed.exchange) == ("closed", "open", None)
+        caller.close(client)
+
+
+def test_a_probe_that_got_through_and_no_answer_counts_as_one_failure(
+    caller: Caller, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("smartroute.transport.driver.PROBE_LIMIT", 0.1)
+    world.near.set(Silence(only="get"))
+    client = caller.client(world.config(probe_interval=10))
+    heard: list[Event] = []
+    client.router.subscribe(heard.append)
+    caller.ask(caller.sdk(client, world.globe.url), extra_headers={"x-smartroute-route": "far"})
+    assert eventually(lambda: any(isinstance(event, ProbeEnded) and event.failure for event in heard))
+    assert status_of(client, "near").state == "closed"
+    assert not any(isinstance(event, BreakerChanged) for event in heard)

@@ -2,13 +2,14 @@
 
 import http.client
 import threading
+import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
 
-from smartroute.testing import Status
+from smartroute.testing import Stall, Status
 from tests.transport.kit import TEXT, Caller, World, eventually, measure, posts
 
 
@@ -41,17 +42,23 @@ class Handler(BaseHTTPRequestHandler):
         try:
             connection.request(self.command, f"/{path}", body, dict(self.headers.items()))
             answer = connection.getresponse()
-            content = answer.read()
+            self.pass_on(answer)
         except OSError:
             self.send_error(502)
-            return
         finally:
             connection.close()
+
+    def pass_on(self, answer: http.client.HTTPResponse) -> None:
+        """The answer as it comes."""
+        length = answer.headers["content-length"]
         self.send_response(answer.status)
         self.send_header("content-type", answer.headers["content-type"])
-        self.send_header("content-length", str(len(content)))
+        self.send_header(*(("transfer-encoding", "chunked") if length is None else ("content-length", length)))
         self.end_headers()
-        self.wfile.write(content)
+        while content := answer.read1():
+            self.wfile.write(content if length else b"%x\r\n%b\r\n" % (len(content), content))
+        if length is None:
+            self.wfile.write(b"0\r\n\r\n")
 
     do_GET = do_POST = forward  # noqa: N815 - http.server's names
 
@@ -90,6 +97,20 @@ def test_failover_through_the_proxy(proxied: Proxy, caller: Caller, world: World
     assert [caller.ask(sdk, stream=True).route for _ in range(3)] == ["global"] * 3
     urls = [region.url + "/chat/completions" for region in (world.near, world.far, world.globe)]
     assert [target for _, target in proxied.targets[:3]] == urls
+
+
+def test_a_stream_that_is_done_is_closed_at_once(proxied: Proxy, caller: Caller, world: World) -> None:
+    """Nothing would limit the wait for the end of a body that the server leaves open."""
+    world.near.set(Stall(8))  # all of its events, `[DONE]` the last of them
+    client = measure(caller.client(world.config()))
+    sdk = caller.sdk(client, world.globe.url, timeout=3)
+    began = time.monotonic()
+    reply = caller.ask(sdk, stream=True)
+    assert time.monotonic() - began < 1
+    assert (reply.route, reply.text) == ("near", "near" + TEXT)
+    world.near.heal()  # the proxy would wait on
+    status = client.router.status()[1]
+    assert (status.failures, status.in_flight) == (0, 0)
 
 
 def test_probes_go_through_the_proxy(proxied: Proxy, caller: Caller, world: World) -> None:

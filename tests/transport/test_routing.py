@@ -146,3 +146,17 @@ def test_a_request_may_name_its_regions(caller: Caller, world: World) -> None:
     with pytest.raises(Exception, match="Connection error"):
         caller.ask(sdk, extra_headers=only_eu)
     assert (posts(world.near), posts(world.globe)) == (0, 0)
+
+
+@pytest.mark.parametrize("regions", ["", ",", " , "])
+def test_a_list_of_regions_that_names_none_allows_none(caller: Caller, world: World, regions: str) -> None:
+    """More likely a template gone wrong than a wish for every region."""
+    client = measure(caller.client(world.config(routes=[world.route(world.near, region="US_IOWA_1")])))
+    with pytest.raises(caller.family.ConnectError):
+        caller.do(
+            client.post,
+            f"{world.globe.url}/chat/completions",
+            json=CHAT,
+            headers={"x-smartroute-regions": regions, "authorization": "Bearer fake-console-key"},
+        )
+    assert [region.requests for region in world.all] == [[], [], []]

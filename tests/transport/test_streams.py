@@ -6,7 +6,17 @@ from typing import Any
 import openai
 import pytest
 
-from smartroute.testing import Cut, Drip, EndWithoutDone, ErrorEvent, ExtraHeaders, Fault, GarbledEvent, Gzip
+from smartroute.testing import (
+    Cut,
+    Drip,
+    EndWithoutDone,
+    ErrorEvent,
+    ExtraHeaders,
+    Fault,
+    GarbledEvent,
+    Gzip,
+    Status,
+)
 from tests.transport.kit import CHAT, STREAM, TEXT, Caller, World, measure, posts
 
 BROKEN = {
@@ -128,3 +138,34 @@ def test_content_comes_as_it_is_made(caller: Caller, world: World) -> None:
     assert client.router.status()[1].in_flight == 1  # it goes on
     caller.close(stream)
     assert client.router.status()[1].in_flight == 0
+
+
+EVENTS = b'data: {"choices": [{"index": 0, "delta": {"content": "%b"}, "finish_reason": %b}]}\n\n'
+PLAIN = {"content-type": "text/plain; charset=utf-8"}
+
+
+def test_a_stream_under_another_content_type_is_taken(caller: Caller, world: World) -> None:
+    world.near.set(
+        Status(200, PLAIN, EVENTS % (b"near", b"null") + EVENTS % (b" too", b'"stop"') + b"data: [DONE]\n\n")
+    )
+    client = measure(caller.client(world.config()))
+    reply = caller.ask(caller.sdk(client, world.globe.url), stream=True)
+    assert (reply.route, reply.attempts, reply.text) == ("near", "1", "near too")
+    assert client.router.status()[1].failures == 0
+
+
+def test_a_stream_under_another_content_type_is_watched_as_any_other(caller: Caller, world: World) -> None:
+    world.near.set(Status(200, PLAIN, EVENTS % (b"near", b"null")))
+    client = measure(caller.client(world.config()))
+    with pytest.raises(caller.family.RemoteProtocolError):
+        caller.do(client.post, f"{world.globe.url}/chat/completions", json=STREAM)
+    assert client.router.status()[1].failures == 1
+
+
+@pytest.mark.parametrize("kind", ["text/html", "text/plain"])
+def test_what_is_no_stream_is_not_taken_for_one(caller: Caller, world: World, kind: str) -> None:
+    world.near.set(Status(200, {"content-type": kind}, b"<html>Please log in</html>"))
+    client = measure(caller.client(world.config()))
+    reply = caller.ask(caller.sdk(client, world.globe.url), stream=True)
+    assert (reply.route, reply.attempts) == ("far", "2")
+    assert client.router.status()[1].last_failure[0] == "not an event stream"
