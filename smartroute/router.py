@@ -13,7 +13,6 @@ import random as _random
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, ClassVar
 from weakref import WeakKeyDictionary
@@ -24,8 +23,10 @@ from smartroute import events
 from smartroute.errors import ClosedError, NoRouteError, UnknownRouteError
 from smartroute.policy.breaker import Breaker, State
 from smartroute.policy.budget import Budget
-from smartroute.policy.exchange import Attempt, Call, Exchange
-from smartroute.policy.latency import Baseline, Latency
+from smartroute.policy.exchange import Exchange
+from smartroute.policy.known import TYPICAL_SIZE, Known
+from smartroute.policy.latency import Baseline
+from smartroute.policy.messages import Attempt, Call
 from smartroute.policy.selection import HOLD, Candidate, Choice, Standing, choose
 from smartroute.route import GLOBAL, Route, RouteStatus, canonical_region
 
@@ -49,52 +50,6 @@ QUARANTINE = 300.0
 """Seconds for which a route is avoided that refused a key or a model which another endpoint accepted."""
 MOST_QUARANTINED = 100
 """Models remembered for a route as not found there."""
-TYPICAL_SIZE = 2_000
-"""Bytes of the request that `RouteStatus.first_token` speaks of."""
-
-
-@dataclass(slots=True)
-class _Known:
-    """What is known of one route."""
-
-    route: Route
-    breaker: Breaker
-    latency: Latency = field(default_factory=Latency)
-    in_flight: int = 0
-    requests: int = 0
-    failures: int = 0
-    last_failure: tuple[str, float] | None = None
-    probe_at: float = 0.0
-    probing_until: float = 0.0
-    trial: Attempt | None = None
-    cooldown_until: float = 0.0
-    quarantine: dict[str | None, tuple[str, float]] = field(default_factory=dict)
-    drained: bool = False
-    key: int = 0
-
-    def obstacle(self, model: str | None, now: float) -> str | None:
-        """Why it must not be asked, if it must not."""
-        if self.drained:
-            return "drained"
-        if self.quarantine:
-            for key in (None, model):
-                if key in self.quarantine:
-                    if now < self.quarantine[key][1]:
-                        return "quarantine"
-                    del self.quarantine[key]
-        if now < self.cooldown_until:
-            return "cooldown"
-        if self.breaker.state is State.OPEN:
-            return "open"
-        return "busy" if self._on_trial else None
-
-    @property
-    def _on_trial(self) -> bool:
-        """Whether its trial is under way (a request that has hung since before the outage is none)."""
-        trial = self.trial
-        if self.breaker.state is not State.HALF_OPEN or trial is None:
-            return False
-        return trial.ended is None and trial.started >= self.breaker.since
 
 
 def _in_capitals(name: str) -> str:
@@ -130,7 +85,7 @@ class Router:
         self._random = random
         self._lock = threading.Lock()
         now = clock()
-        self._known = {route.name: _Known(route, Breaker(now, random)) for route in config.routes}
+        self._known = {route.name: Known(route, Breaker(now, random)) for route in config.routes}
         self._global = config.global_route
         self._baseline = Baseline()
         self._budget = Budget(now)
@@ -153,7 +108,12 @@ class Router:
         """What is known of each route, in the order of the configuration."""
         now = self.clock()
         with self._lock:
-            return tuple(self._status(known, now) for known in self._known.values())
+            awake = self._last_request is not None and now - self._last_request <= QUIET
+            probing = awake and self.config.probe_interval > 0
+            return tuple(
+                known.status(self._baseline, now, probing=probing, incumbent=name == self._incumbent)
+                for name, known in self._known.items()
+            )
 
     def rank(
         self, *, model: str | None = None, size: int = TYPICAL_SIZE, conversation: str | None = None
@@ -489,7 +449,7 @@ class Router:
             for known in self._known.values():
                 name = known.route.name
                 is_open = known.breaker.state is State.OPEN
-                due = known.breaker.retry_at if is_open else known.probe_at
+                due = known.due
                 if not is_open:
                     due = min(due, visits.setdefault(name, now) + KEEP_WARM)
                 if now < known.probing_until:
@@ -574,7 +534,7 @@ class Router:
             now=now,
         )
 
-    def _give_up_waiting(self, now: float) -> list[_Known]:
+    def _give_up_waiting(self, now: float) -> list[Known]:
         """Put open routes on trial that nobody has probed in time; gives those."""
         probed_since = self._awake_since if self.config.probe_interval else None
         opened = [known for known in self._known.values() if known.breaker.state is State.OPEN]
@@ -610,46 +570,21 @@ class Router:
         score = known.latency.expected(self._baseline, call.model, call.size, now) if known else None
         return Candidate(allowed[name], score, known.breaker.state if known else State.CLOSED, "pinned")
 
-    def _find(self, name: str) -> _Known:
+    def _find(self, name: str) -> Known:
         try:
             return self._known[name]
         except KeyError:
             raise UnknownRouteError(name, tuple(self._known)) from None
 
-    def _opened(self, known: _Known, before: State) -> None:
+    def _opened(self, known: Known, before: State) -> None:
         """After an outage nothing of before it counts."""
         # With nobody probing, what was known is all that can bring the route back.
         if known.breaker.state is State.OPEN and before is not State.OPEN and self.config.probe_interval:
             known.latency.forget()
 
-    def _status(self, known: _Known, now: float) -> RouteStatus:
-        breaker, latency = known.breaker, known.latency
-        probing = self.config.probe_interval and self._last_request is not None and now - self._last_request <= QUIET
-        due = breaker.retry_at if breaker.state is State.OPEN else known.probe_at
-        quarantine = next((why for why, until in known.quarantine.values() if now < until), None)
-        return RouteStatus(
-            name=known.route.name,
-            kind=known.route.kind,
-            region=known.route.region,
-            url=known.route.url,
-            state=breaker.state,
-            since=now - breaker.since,
-            round_trip=latency.round_trip,
-            first_token=latency.expected(self._baseline, None, TYPICAL_SIZE, now),
-            in_flight=known.in_flight,
-            requests=known.requests,
-            failures=known.failures,
-            last_failure=known.last_failure and (known.last_failure[0], now - known.last_failure[1]),
-            next_probe=max(due - now, 0.0) if probing else None,
-            cooldown=max(known.cooldown_until - now, 0.0),
-            quarantine=quarantine,
-            incumbent=known.route.name == self._incumbent,
-            drained=known.drained,
-        )
-
     # After the lock
 
-    def _changed(self, known: _Known, before: State, after: State, cause: str, exchange: Exchange | None) -> None:
+    def _changed(self, known: Known, before: State, after: State, cause: str, exchange: Exchange | None) -> None:
         if before is after:
             return
         logger.info("Route %s: %s -> %s (%s)", known.route.name, before, after, cause)

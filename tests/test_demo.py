@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console
 
 from smartroute.demo.account import Account, Call, percentile
-from smartroute.policy.exchange import Record
+from smartroute.policy.messages import Record
 from tests.environments import ROOT
 
 CALLS = 3

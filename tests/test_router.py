@@ -25,13 +25,13 @@ from smartroute.events import (
     ExchangeStarted,
     ProbeEnded,
 )
-from smartroute.policy.exchange import (
+from smartroute.policy.exchange import Exchange
+from smartroute.policy.messages import (
     Attempt,
     Call,
     Command,
     Deliver,
     Diverted,
-    Exchange,
     Gate,
     Hold,
     Raise,
@@ -39,9 +39,7 @@ from smartroute.policy.exchange import (
     Spoiled,
     Whole,
 )
-from smartroute.policy.exchange import (
-    Event as Happening,
-)
+from smartroute.policy.messages import Event as Happening
 from smartroute.policy.outcome import Failure
 from smartroute.policy.selection import HOLD
 from smartroute.route import Route, RouteStatus

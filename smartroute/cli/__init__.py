@@ -7,7 +7,7 @@ try:
     from rich.console import Console
 except ModuleNotFoundError as missing:
     print(
-        f"smartroute: {missing.name} is missing: install the extra, in a clone by: pip install '.[cli]'",
+        f"smartroute: {missing.name} is missing; in a clone: pip install '.[cli]'",
         file=sys.stderr,
     )
     raise SystemExit(2) from None
@@ -63,7 +63,7 @@ def demo(
         from smartroute.demo import outage, trace  # noqa: PLC0415 - what they need is an extra, and slow to load
     except ModuleNotFoundError as missing:
         print(
-            f"smartroute: {missing.name} is missing: install the extra, in a clone by: pip install '.[demo]'",
+            f"smartroute: {missing.name} is missing; in a clone: pip install '.[demo]'",
             file=sys.stderr,
         )
         raise typer.Exit(2) from None

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.text import Text
 
 from smartroute.demo.regions import LATENCIES
-from smartroute.policy.exchange import Record
+from smartroute.policy.messages import Record
 
 __all__ = ["Account", "Call", "percentile"]
 

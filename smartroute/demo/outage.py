@@ -13,7 +13,7 @@ import smartroute
 from smartroute.demo.account import Account, Call
 from smartroute.demo.regions import BEST, GLOBAL, LATENCIES, PROBE_INTERVAL, TOKENS, Setting, key_of, setting
 from smartroute.demo.trace import Tracing
-from smartroute.policy.exchange import Record
+from smartroute.policy.messages import Record
 from smartroute.testing import Region, Silence, Slow
 
 __all__ = ["run"]

@@ -16,7 +16,8 @@ from weakref import WeakKeyDictionary
 import httpcore2
 
 from smartroute.errors import NoRouteError
-from smartroute.policy.exchange import Deliver, Diverted, Event, Exchange, Gate, Hold, Raise, Send, Spoiled
+from smartroute.policy.exchange import Exchange
+from smartroute.policy.messages import Deliver, Diverted, Event, Gate, Hold, Raise, Send, Spoiled
 from smartroute.probe import AsyncProber
 from smartroute.transport import connect
 from smartroute.transport.async_wire import AsyncWire

@@ -15,7 +15,7 @@ from math import inf
 
 import httpcore2
 
-from smartroute.policy.exchange import Attempt
+from smartroute.policy.messages import Attempt
 from smartroute.policy.outcome import Failure
 
 __all__ = [

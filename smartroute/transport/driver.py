@@ -21,7 +21,8 @@ import httpcore2
 
 from smartroute.errors import ClosedError
 from smartroute.fireworks import NOTED_HEADERS
-from smartroute.policy.exchange import Answered, Attempt, Exchange, Failed, Send
+from smartroute.policy.exchange import Exchange
+from smartroute.policy.messages import Answered, Attempt, Failed, Send
 from smartroute.policy.outcome import Failure, retry_after
 from smartroute.route import Kind
 from smartroute.transport.connect import Rival, Watch, failure_of, timeouts

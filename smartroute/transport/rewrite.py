@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 import httpcore2
 
-from smartroute.policy.exchange import Attempt, Call
+from smartroute.policy.messages import Attempt, Call
 from smartroute.route import Route
 from smartroute.settings import NEVER_FORWARDED
 from smartroute.transport.body import Value, peek, with_model

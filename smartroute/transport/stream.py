@@ -7,7 +7,7 @@ import json
 import re
 from typing import Any, Protocol, assert_never
 
-from smartroute.policy.exchange import Attempt, Content, Gate, Spoiled, Whole
+from smartroute.policy.messages import Attempt, Content, Gate, Spoiled, Whole
 from smartroute.policy.outcome import Failure, status_of_error
 
 __all__ = ["Holder", "Tail", "holder"]

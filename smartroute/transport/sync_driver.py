@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, TypeAlias, assert_never, cast
 import httpcore2
 
 from smartroute.errors import NoRouteError
-from smartroute.policy.exchange import Deliver, Diverted, Event, Exchange, Gate, Hold, Raise, Send, Spoiled
+from smartroute.policy.exchange import Exchange
+from smartroute.policy.messages import Deliver, Diverted, Event, Gate, Hold, Raise, Send, Spoiled
 from smartroute.probe import SyncProber
 from smartroute.transport import connect
 from smartroute.transport.connect import failure_of

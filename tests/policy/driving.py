@@ -11,7 +11,8 @@ from typing import Protocol
 from smartroute.config import Config
 from smartroute.policy.breaker import State
 from smartroute.policy.budget import Budget
-from smartroute.policy.exchange import (
+from smartroute.policy.exchange import Exchange
+from smartroute.policy.messages import (
     Answered,
     Attempt,
     Call,
@@ -19,7 +20,6 @@ from smartroute.policy.exchange import (
     Deliver,
     Diverted,
     Event,
-    Exchange,
     Failed,
     Gate,
     Hold,

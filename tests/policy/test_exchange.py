@@ -6,15 +6,14 @@ from typing import Any
 import pytest
 
 from smartroute.policy.breaker import State
-from smartroute.policy.exchange import (
-    MOST_RIVALS,
+from smartroute.policy.exchange import MOST_RIVALS, Exchange
+from smartroute.policy.messages import (
     Answered,
     Attempt,
     Call,
     Content,
     Deliver,
     Diverted,
-    Exchange,
     Failed,
     Gate,
     Hold,

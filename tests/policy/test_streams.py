@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from smartroute.policy.exchange import Attempt, Content, Gate, Spoiled, Whole
+from smartroute.policy.messages import Attempt, Content, Gate, Spoiled, Whole
 from smartroute.policy.outcome import Failure
 from smartroute.transport.stream import (
     MOST_EVENTS_BEFORE_CONTENT,

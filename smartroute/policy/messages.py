@@ -1,0 +1,296 @@
+"""What a driver tells an exchange, what the exchange answers, and what it asks of the router.
+
+Values without behaviour. Attempts carry numbers, so that events of two in flight can be told apart.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from enum import Enum, auto
+from typing import TYPE_CHECKING, Protocol
+
+from smartroute.policy.outcome import Failure, Rule
+from smartroute.policy.selection import Candidate
+from smartroute.route import Kind, Route
+
+if TYPE_CHECKING:
+    from smartroute.policy.exchange import Exchange
+
+__all__ = [
+    "Answered",
+    "Attempt",
+    "Call",
+    "Command",
+    "Content",
+    "Deliver",
+    "Diverted",
+    "Event",
+    "Failed",
+    "Fleet",
+    "Gate",
+    "Hold",
+    "Raise",
+    "Record",
+    "Send",
+    "Spoiled",
+    "Whole",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """What routing needs to know of a request.
+
+    Attributes:
+        path: the path below the base URL.
+        model: the model asked for, if the body names one.
+        streaming: whether the answer is to be an event stream.
+        size: bytes of the body.
+        conversation: the affinity key, if any.
+        addressed: the name of the route whose URL the caller used; None: the global endpoint's.
+        pinned: the name of the endpoint that the caller insists on.
+        regions: patterns of regions the caller allows for this request; empty: as configured.
+        retry: which retry of the SDK's own this is; 0 for the first sending.
+        patience: seconds for which the caller waits for a byte; after that nothing is sent again. None:
+            for ever.
+    """
+
+    path: str
+    model: str | None
+    streaming: bool
+    size: int
+    conversation: str | None = None
+    addressed: str | None = None
+    pinned: str | None = None
+    regions: tuple[str, ...] = ()
+    retry: int = 0
+    patience: float | None = None
+
+
+@dataclass(slots=True, eq=False)
+class Attempt:
+    """One send of the request to one endpoint, and what became of it.
+
+    The driver sets what only the wire knows (`sent` to `notes`); all else is the exchange's.
+
+    Attributes:
+        number: 1 for the first; a connection race that another route won leaves a gap.
+        key: which of the endpoint's keys is used.
+        until: when it must have brought an answer, in monotonic seconds; None: no limit of ours.
+        headers: raw header pairs to send along (trace context).
+        fresh: whether it must not use a connection that was open before.
+        sent: whether a byte of the request may have reached the endpoint.
+        reused: whether it went over a connection that had served before.
+        sent_at: when its first byte was written.
+        first_byte: when the response's headers came.
+        connect: seconds that its new TCP connection took; None on a kept one.
+        notes: response headers worth keeping (request id, vendor timings), names in lower case.
+        content_at: when its first content (or its whole body) was in hand.
+        wait: what its Retry-After asks for, in seconds.
+        event_stream: whether its response says that it is one.
+        error_status: the status code of its error, of the response or named by a first error event.
+    """
+
+    number: int
+    endpoint: Route
+    key: int
+    reason: str
+    started: float
+    until: float | None
+    fresh: bool = False
+    headers: list[tuple[bytes, bytes]] = field(default_factory=list)
+    sent: bool = False
+    reused: bool = False
+    sent_at: float | None = None
+    first_byte: float | None = None
+    connect: float | None = None
+    notes: tuple[tuple[str, str], ...] = ()
+    content_at: float | None = None
+    ended: float | None = None
+    status: int | None = None
+    failure: Failure | None = None
+    detail: str = ""
+    event_stream: bool = False
+    error_status: int | None = None
+    rule: Rule | None = None
+    wait: float | None = None
+
+    @property
+    def on_global(self) -> bool:
+        """Whether it went to the global endpoint."""
+        return self.endpoint.kind is Kind.GLOBAL
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """What became of an attempt, for those who ask afterwards (`response.extensions["smartroute"]`)."""
+
+    endpoint: str
+    reason: str
+    status: int | None
+    failure: str | None
+    detail: str
+    seconds: float
+
+
+class Gate(Enum):
+    """How much of a response must be in hand before anybody decides about it."""
+
+    FIRST_CONTENT = auto()
+    """An event stream, up to its first content."""
+    WHOLE = auto()
+    """A body that fails over as long as it is not complete."""
+    ERROR = auto()
+    """An error's body: kept in case it is the best there is."""
+
+
+# What the driver tells.
+
+
+@dataclass(frozen=True, slots=True)
+class Diverted:
+    """Nothing was sent: the connection to another route was ready first."""
+
+    attempt: Attempt
+    winner: str
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """No response came."""
+
+    attempt: Attempt
+    failure: Failure
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """The status and the headers came. `wait` is what Retry-After asks for, in seconds."""
+
+    attempt: Attempt
+    status: int
+    wait: float | None
+    event_stream: bool
+    encoded: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Content:
+    """The first content of a stream is in hand (or more than may be held back)."""
+
+    attempt: Attempt
+
+
+@dataclass(frozen=True, slots=True)
+class Whole:
+    """The whole body is in hand."""
+
+    attempt: Attempt
+
+
+@dataclass(frozen=True, slots=True)
+class Spoiled:
+    """The response went bad before its first content. `status`: what an error event named."""
+
+    attempt: Attempt
+    failure: Failure
+    detail: str
+    status: int | None = None
+
+
+Event = Diverted | Failed | Answered | Content | Whole | Spoiled
+
+
+# What the exchange answers.
+
+
+@dataclass(frozen=True, slots=True)
+class Send:
+    """Send the request. If it needs a new connection, race the rivals' connections against it.
+
+    Attributes:
+        rivals: endpoints to which the driver may open a connection as well, each `patience` seconds
+            after the one before; the first connection that is ready gets the request (`Diverted`).
+    """
+
+    attempt: Attempt
+    rivals: tuple[Route, ...]
+    patience: float
+
+
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """Read the response up to where the gate decides; hand nothing to the caller yet.
+
+    `limit`: seconds that it may take; None: as long as the caller's timeouts allow.
+    """
+
+    attempt: Attempt
+    gate: Gate
+    limit: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Deliver:
+    """Hand this attempt's response to the caller. `final`: tell the SDK that retrying cannot help."""
+
+    attempt: Attempt
+    final: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Raise:
+    """Raise this attempt's exception."""
+
+    attempt: Attempt
+
+
+Command = Send | Hold | Deliver | Raise
+
+
+class Fleet(Protocol):
+    """What an exchange asks of the router, and tells it. Thread-safe there, a plain object in tests."""
+
+    def ranking(self, call: Call, now: float) -> Sequence[Candidate]:
+        """Who may be asked as of now, best first."""
+        ...
+
+    def patience(self, route: Route) -> float:
+        """How long to wait for the route's connection before racing another, in seconds."""
+        ...
+
+    def keys(self, call: Call, route: Route) -> tuple[int, int]:
+        """How many keys there are to try on the route for this call, and which to begin with."""
+        ...
+
+    def same_key(self, call: Call, one: Route, other: Route) -> bool:
+        """Whether two endpoints would get the same key."""
+        ...
+
+    def replay(self, now: float) -> bool:
+        """Take a replay token."""
+        ...
+
+    def departed(self, exchange: "Exchange", attempt: Attempt) -> None:
+        """An attempt is on its way."""
+        ...
+
+    def answered(self, exchange: "Exchange", attempt: Attempt, now: float) -> None:
+        """An attempt brought an answer: its route is healthy, its times may be learned from."""
+        ...
+
+    def blamed(self, exchange: "Exchange", attempt: Attempt, now: float, *, unreachable: bool) -> None:
+        """An attempt failed through its route's fault."""
+        ...
+
+    def cooled(self, attempt: Attempt, seconds: float, now: float) -> None:
+        """A route asked to be left alone for so many seconds."""
+        ...
+
+    def refused(self, exchange: "Exchange", attempt: Attempt, now: float) -> None:
+        """A route refused a key or a model that another endpoint accepted."""
+        ...
+
+    def arrived(self, exchange: "Exchange", attempt: Attempt, *, how: str | None, size: int) -> None:
+        """An attempt is over; told exactly once for each that departed."""
+        ...
