@@ -289,6 +289,12 @@ class Router:
             return 1, 0
         return max(len(route.keys), 1), self._known[route.name].key
 
+    def key_order(self, route: Route) -> list[int]:
+        """The places of the route's keys, the one that was accepted last first."""
+        count = max(len(route.keys), 1)
+        first = self._known[route.name].key
+        return [(first + place) % count for place in range(count)]
+
     def same_key(self, call: Call, one: Route, other: Route) -> bool:
         """Whether two endpoints would get the same key."""
         mine = GLOBAL if call.addressed is None else call.addressed

@@ -848,6 +848,7 @@ def test_keys(make: Make) -> None:
     worldwide = router.config.global_route
     assert worldwide is not None
     assert [router.keys(call(), each) for each in (a, c, worldwide)] == [(2, 0), (1, 0), (1, 0)]
+    assert router.key_order(a) == [0, 1]
     assert router.keys(call(addressed="a"), a) == (1, 0)  # the caller's own
     assert router.same_key(call(), a, b)
     assert not router.same_key(call(), a, c)

@@ -211,31 +211,32 @@ class Exchange:
         self._judge(attempt, rule, status, now)
         if attempt.ended is None:
             self._over(attempt, now, how="discarded" if attempt.status else None)
-        stale = attempt.reused and attempt.failure is Failure.RESET and attempt.first_byte is None
-        if stale and not any(a.reason == "stale_connection" for a in self.attempts):
+        if attempt.stale and not any(a.reason == "stale_connection" for a in self.attempts):
             return self._send(attempt.endpoint, "stale_connection", now, key=attempt.key, fresh=True)
         if status in (401, 403):
             keys, first = self._fleet.keys(self.call, attempt.endpoint)
             if (following := (attempt.key + 1) % keys) != first:
                 return self._send(attempt.endpoint, "next_key", now, key=following)
-        own_key = attempt.endpoint.name == self.call.addressed and status in (401, 403)
-        if rule.again is Again.NOWHERE or own_key or self._pinned:
-            return self._conclude(attempt)  # also: the caller's own key is refused, others have no say in that
+        if self._is_answer(attempt, rule, status):
+            return self._conclude(attempt)
         return self._move(attempt, rule, now) or self._conclude(None)
 
     # Where next
 
     def _may_go_on(self, attempt: Attempt, status: int) -> bool:
         """Whether an error may not be the caller's answer yet: nobody waits long for what is thrown away."""
-        own_key = attempt.endpoint.name == self.call.addressed and status in (401, 403)
-        if attempt.on_global or self._pinned or own_key or rule_for_status(status).again is Again.NOWHERE:
+        if attempt.on_global or self._is_answer(attempt, rule_for_status(status), status):
             return False
         tried = {a.endpoint.name for a in self.attempts}
         return any(c.route.name not in tried for c in self._ranking)
 
+    def _is_answer(self, attempt: Attempt, rule: Rule, status: int | None) -> bool:
+        """Whether nobody else is to be asked, whatever happened."""
+        refused_the_callers_key = attempt.endpoint.name == self.call.addressed and status in (401, 403)
+        return rule.again is Again.NOWHERE or self._pinned or refused_the_callers_key
+
     def _judge(self, attempt: Attempt, rule: Rule, status: int | None, now: float) -> None:
-        stale = attempt.reused and attempt.failure is Failure.RESET and attempt.first_byte is None
-        if attempt.on_global or stale:
+        if attempt.on_global or attempt.stale:
             return
         if status == 429 or (status == 503 and attempt.wait is not None):
             self._fleet.cooled(attempt, 1.0 if attempt.wait is None else attempt.wait, now)

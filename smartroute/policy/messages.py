@@ -119,6 +119,11 @@ class Attempt:
         """Whether it went to the global endpoint."""
         return self.endpoint.kind is Kind.GLOBAL
 
+    @property
+    def stale(self) -> bool:
+        """Whether a kept connection turned out to be closed: that says nothing about the endpoint."""
+        return self.reused and self.failure is Failure.RESET and self.first_byte is None
+
 
 @dataclass(frozen=True, slots=True)
 class Record:

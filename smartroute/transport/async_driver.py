@@ -97,7 +97,7 @@ class AsyncDriver(DriverBase):
         """Measure a route by a small GET over its own connections, trying its keys in turn."""
         pools.wire.spares.sweep()
         pool, proxied = pools.of(route)
-        for key in range(most := max(len(route.keys), 1)):
+        for key in (keys := self.router.key_order(route)):
             watch = self._probe_watch(route, key)
             request = self.rewriter.probe(route, key, self._probe_extensions(watch, proxied=proxied))
             try:
@@ -109,7 +109,7 @@ class AsyncDriver(DriverBase):
             with contextlib.suppress(Exception):  # the way is known by now
                 async with contextlib.aclosing(response), contextlib.aclosing(response.aiter_stream()) as source:
                     await _read_away(source, PROBE_BYTES)
-            if response.status not in (401, 403) or key + 1 == most:
+            if response.status not in (401, 403) or key == keys[-1]:
                 self._report(route, watch, response.status, None, proxied=proxied)
                 return
 
@@ -187,7 +187,7 @@ class AsyncDriver(DriverBase):
         held = holder(command.gate, command.attempt, encoded=flight.encoded)
         flight.chunks = held.chunks
         if command.limit is not None:
-            flight.watch.until = self.clock() + command.limit
+            flight.watch.hasten(command.limit)
         verdict = None
         try:
             async for chunk in flight.source:
@@ -342,8 +342,7 @@ class AsyncBody(BodyBase):
 
     async def _drain(self) -> None:
         """Read to the end of file: it is the price of keeping the connection."""
-        watch = self._flight.watch
-        watch.until = watch.clock() + DRAIN_LIMIT
+        self._flight.watch.hasten(DRAIN_LIMIT)
         with contextlib.suppress(Exception):  # then the connection is lost, as it would have been anyway
             await _read_away(self._flight.source, DRAIN_BYTES)
 

@@ -73,6 +73,11 @@ class Watch:
     patience: float = 0.0
     until: float | None = None
 
+    def hasten(self, seconds: float) -> None:
+        """From now on reading may take so long at the most."""
+        limit = self.clock() + seconds
+        self.until = limit if self.until is None else min(self.until, limit)
+
     @property
     def expired(self) -> bool:
         """Whether our own limit has passed."""

@@ -97,7 +97,7 @@ class SyncDriver(DriverBase):
         """Measure a route by a small GET over its own connections, trying its keys in turn."""
         self._pools.wire.spares.sweep()
         pool, proxied = self._pools.of(route)
-        for key in range(most := max(len(route.keys), 1)):
+        for key in (keys := self.router.key_order(route)):
             watch = self._probe_watch(route, key)
             request = self.rewriter.probe(route, key, self._probe_extensions(watch, proxied=proxied))
             try:
@@ -108,7 +108,7 @@ class SyncDriver(DriverBase):
             watch.attempt.first_byte = self.clock()
             with contextlib.suppress(Exception), contextlib.closing(response):  # the way is known by now
                 _read_away(response.iter_stream(), PROBE_BYTES)
-            if response.status not in (401, 403) or key + 1 == most:
+            if response.status not in (401, 403) or key == keys[-1]:
                 self._report(route, watch, response.status, None, proxied=proxied)
                 return
 
@@ -159,7 +159,7 @@ class SyncDriver(DriverBase):
         held = holder(command.gate, command.attempt, encoded=flight.encoded)
         flight.chunks = held.chunks
         if command.limit is not None:
-            flight.watch.until = self.clock() + command.limit
+            flight.watch.hasten(command.limit)
         verdict = None
         try:
             for chunk in flight.source:
@@ -276,8 +276,7 @@ class SyncBody(BodyBase):
 
     def _drain(self) -> None:
         """Read to the end of file, which the SDK does not: it is the price of keeping the connection."""
-        watch = self._flight.watch
-        watch.until = watch.clock() + DRAIN_LIMIT
+        self._flight.watch.hasten(DRAIN_LIMIT)
         with contextlib.suppress(Exception):  # then the connection is lost, as it would have been anyway
             _read_away(self._flight.source, DRAIN_BYTES)
 

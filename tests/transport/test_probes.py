@@ -58,9 +58,9 @@ def test_a_probe_is_a_small_get_with_the_routes_own_key(caller: Caller, world: W
         json=CHAT,
         headers={"Authorization": "Bearer fake-console-key", "Cookie": "a=b"},
     )
-    assert eventually(lambda: probes(world.near) == 2 and probes(world.far) == 1)
+    assert eventually(lambda: probes(world.near) == 1 and probes(world.far) == 1)
     seen = [each for each in world.near.requests if each.method == "GET"]
-    assert [each.header("authorization") for each in seen] == [f"Bearer {key}" for key in keys]
+    assert [each.header("authorization") for each in seen] == ["Bearer fake-near-key"]  # the one that was accepted
     assert {(each.target, each.body, each.header("cookie")) for each in seen} == {("/v1/models", b"", None)}
     assert seen[0].header("host") == world.near.url.split("/")[2]
     assert probes(world.globe) == 0
