@@ -2,7 +2,7 @@
 
 import argparse
 
-from benchmarks import acceptance, overhead
+from benchmarks import acceptance, outage, overhead
 
 
 def main() -> int:
@@ -12,12 +12,17 @@ def main() -> int:
     commands = parser.add_subparsers(dest="name", metavar="NAME", required=True)
     command = commands.add_parser("acceptance", help="300 calls over three routes, an outage, the return (about 70 s)")
     command.add_argument("--calls", type=int, default=300, help="streamed calls in steady state (default: 300)")
+    command = commands.add_parser("outage", help="first token of each call through an outage (about 30 s)")
+    command.add_argument("--svg", metavar="PATH", help="draw it (needs matplotlib: pip install --group bench)")
     command = commands.add_parser("overhead", help="microseconds per call beside the bare SDK (about 2 minutes)")
     command.add_argument("--rounds", type=int, default=15, help="rounds, all contenders in each (default: 15)")
     command.add_argument("--calls", type=int, default=150, help="calls per round and contender (default: 150)")
     given = parser.parse_args()
     if given.name == "acceptance":
         return 0 if acceptance.main(calls=given.calls, as_json=given.json) else 1
+    if given.name == "outage":
+        outage.main(svg=given.svg, as_json=given.json)
+        return 0
     overhead.main(rounds=given.rounds, calls=given.calls, as_json=given.json)
     return 0
 

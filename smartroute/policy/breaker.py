@@ -21,8 +21,8 @@ LEAST_OUTCOMES = 5
 WINDOW_AGE = 600.0
 """Outcomes older than this many seconds say nothing any more."""
 FIRST_BACKOFF = 1.0
-LAST_BACKOFF = 16.0
-"""Seconds between probes of an open route at the most: a healed region is back in use within 30 s."""
+LAST_BACKOFF = 10.0
+"""Seconds between probes of an open route at the most, as for a healthy one: a healed region is soon back in use."""
 JITTER = 0.2
 GOOD_PROBES = 2
 UNPROBED = 10.0

@@ -171,7 +171,7 @@ def test_the_backoff_doubles_up_to_its_end() -> None:
         now = each.retry_at
         each.probed(now, good=False)
         waits.append(each.retry_at - now)
-    assert waits[:5] == pytest.approx([1.0, 2.0, 4.0, 8.0, 16.0])
+    assert waits[:5] == pytest.approx([1.0, 2.0, 4.0, 8.0, 10.0])
     assert waits[5:] == pytest.approx([LAST_BACKOFF] * 4)
 
 
@@ -254,7 +254,7 @@ def test_flapping_is_damped() -> None:
         fail(each, now)
     gaps = [later - earlier for earlier, later in pairwise(trials)]
     assert gaps == sorted(gaps)
-    assert gaps[-1] >= LAST_BACKOFF > 5 * gaps[0]
+    assert gaps[-1] >= LAST_BACKOFF > 3 * gaps[0]
 
 
 def test_a_good_trial_halves_the_backoff_and_does_not_reset_it() -> None:
