@@ -67,3 +67,18 @@ def test_links_lead_somewhere() -> None:
     for page in PAGES:
         for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text("utf-8")):
             assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+@pytest.mark.parametrize("script", sorted((ROOT / "examples").glob("*.py")), ids=lambda path: path.name)
+def test_examples_run(script: Path, stand_in: tuple[str, dict[str, str]]) -> None:
+    done = subprocess.run(
+        [sys.executable, script],
+        env={**os.environ, **stand_in[1]},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=50,
+    )
+    assert done.returncode == 0, done.stderr
+    assert not done.stderr
+    assert "near" in done.stdout or "us-arizona-1" in done.stdout
