@@ -17,7 +17,7 @@ Attempts carry numbers, so that events of two attempts in flight can be told apa
 """
 
 from collections.abc import Sequence
-from typing import assert_never
+from typing import Protocol, assert_never
 
 from smartroute.policy.messages import (
     Answered,
@@ -29,7 +29,6 @@ from smartroute.policy.messages import (
     Diverted,
     Event,
     Failed,
-    Fleet,
     Gate,
     Hold,
     Raise,
@@ -42,7 +41,7 @@ from smartroute.policy.outcome import Again, Blame, Failure, Rule, rule_for_fail
 from smartroute.policy.selection import Candidate
 from smartroute.route import Kind, Route
 
-__all__ = ["Exchange"]
+__all__ = ["Exchange", "Fleet"]
 
 MOST_ROUTES = 3
 """Routes that a request is sent to at the most; what was never sent does not count."""
@@ -54,6 +53,54 @@ ERROR_LIMIT = 1.0
 """Seconds that an error's body may take where another endpoint is to be asked."""
 KEPT_FOR_GLOBAL = 1.0
 """Seconds of the deadline that attempts on routes leave to the global endpoint."""
+
+
+class Fleet(Protocol):
+    """What an exchange asks of the router, and tells it. Thread-safe there, a plain object in tests."""
+
+    def ranking(self, call: Call, now: float) -> Sequence[Candidate]:
+        """Who may be asked as of now, best first."""
+        ...
+
+    def patience(self, route: Route) -> float:
+        """How long to wait for the route's connection before racing another, in seconds."""
+        ...
+
+    def keys(self, call: Call, route: Route) -> tuple[int, int]:
+        """How many keys there are to try on the route for this call, and which to begin with."""
+        ...
+
+    def same_key(self, call: Call, one: Route, other: Route) -> bool:
+        """Whether two endpoints would get the same key."""
+        ...
+
+    def replay(self, now: float) -> bool:
+        """Take a replay token."""
+        ...
+
+    def departed(self, exchange: "Exchange", attempt: Attempt) -> None:
+        """An attempt is on its way."""
+        ...
+
+    def answered(self, exchange: "Exchange", attempt: Attempt, now: float) -> None:
+        """An attempt brought an answer: its route is healthy, its times may be learned from."""
+        ...
+
+    def blamed(self, exchange: "Exchange", attempt: Attempt, now: float, *, unreachable: bool) -> None:
+        """An attempt failed through its route's fault."""
+        ...
+
+    def cooled(self, attempt: Attempt, seconds: float, now: float) -> None:
+        """A route asked to be left alone for so many seconds."""
+        ...
+
+    def refused(self, exchange: "Exchange", attempt: Attempt, now: float) -> None:
+        """A route refused a key or a model that another endpoint accepted."""
+        ...
+
+    def arrived(self, exchange: "Exchange", attempt: Attempt, *, how: str | None, size: int) -> None:
+        """An attempt is over; told exactly once for each that departed."""
+        ...
 
 
 class Exchange:

@@ -1,19 +1,13 @@
-"""What a driver tells an exchange, what the exchange answers, and what it asks of the router.
+"""What a driver tells an exchange, and what the exchange answers.
 
 Values without behaviour. Attempts carry numbers, so that events of two in flight can be told apart.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum, auto
-from typing import TYPE_CHECKING, Protocol
 
 from smartroute.policy.outcome import Failure, Rule
-from smartroute.policy.selection import Candidate
 from smartroute.route import Kind, Route
-
-if TYPE_CHECKING:
-    from smartroute.policy.exchange import Exchange
 
 __all__ = [
     "Answered",
@@ -25,7 +19,6 @@ __all__ = [
     "Diverted",
     "Event",
     "Failed",
-    "Fleet",
     "Gate",
     "Hold",
     "Raise",
@@ -251,51 +244,3 @@ class Raise:
 
 
 Command = Send | Hold | Deliver | Raise
-
-
-class Fleet(Protocol):
-    """What an exchange asks of the router, and tells it. Thread-safe there, a plain object in tests."""
-
-    def ranking(self, call: Call, now: float) -> Sequence[Candidate]:
-        """Who may be asked as of now, best first."""
-        ...
-
-    def patience(self, route: Route) -> float:
-        """How long to wait for the route's connection before racing another, in seconds."""
-        ...
-
-    def keys(self, call: Call, route: Route) -> tuple[int, int]:
-        """How many keys there are to try on the route for this call, and which to begin with."""
-        ...
-
-    def same_key(self, call: Call, one: Route, other: Route) -> bool:
-        """Whether two endpoints would get the same key."""
-        ...
-
-    def replay(self, now: float) -> bool:
-        """Take a replay token."""
-        ...
-
-    def departed(self, exchange: "Exchange", attempt: Attempt) -> None:
-        """An attempt is on its way."""
-        ...
-
-    def answered(self, exchange: "Exchange", attempt: Attempt, now: float) -> None:
-        """An attempt brought an answer: its route is healthy, its times may be learned from."""
-        ...
-
-    def blamed(self, exchange: "Exchange", attempt: Attempt, now: float, *, unreachable: bool) -> None:
-        """An attempt failed through its route's fault."""
-        ...
-
-    def cooled(self, attempt: Attempt, seconds: float, now: float) -> None:
-        """A route asked to be left alone for so many seconds."""
-        ...
-
-    def refused(self, exchange: "Exchange", attempt: Attempt, now: float) -> None:
-        """A route refused a key or a model that another endpoint accepted."""
-        ...
-
-    def arrived(self, exchange: "Exchange", attempt: Attempt, *, how: str | None, size: int) -> None:
-        """An attempt is over; told exactly once for each that departed."""
-        ...
