@@ -34,14 +34,17 @@ from smartroute.route import (
     refusal,
 )
 from smartroute.settings import (
+    KEY_OF,
     PATHS,
     PREFIX,
     SETTINGS,
+    key_variable,
     read_global_key,
     read_global_route,
     read_global_url,
     read_items,
     read_switch,
+    slug,
 )
 
 __all__ = ["Config", "unknown_variables"]
@@ -193,7 +196,6 @@ class Config:
 # --- What was written where ------------------------------------------------------------------------
 
 
-_KEY_OF = "api_key_"
 _IN_ENVIRON = tuple(setting.variable for setting in SETTINGS if "<" not in setting.name)
 _IN_FILE = tuple(each.name for each in SETTINGS if "<" not in each.name and each.name != "config")
 _IN_TABLE = ("address", "name", "region", "kind", "api_key", "model", "allow_http")
@@ -228,7 +230,7 @@ def unknown_variables(environ: Mapping[str, str]) -> tuple[Problem, ...]:
 
 
 def _is_key_variable(name: str) -> bool:
-    return name.startswith(PREFIX + _KEY_OF.upper())
+    return name.startswith(PREFIX + KEY_OF.upper())
 
 
 def _near(name: str, known: Iterable[str], prefix: str = "") -> str:
@@ -352,14 +354,14 @@ class _Reading:
                 found.append((route, source))
             else:
                 name = cast("Mapping[str, object]", table).get("name") if isinstance(table, Mapping) else None
-                self.unread.append(_slug(name) if isinstance(name, str) else "")
+                self.unread.append(slug(name) if isinstance(name, str) else "")
         return found
 
     def _compare(self, route: Route, source: str, others: Sequence[Route], endpoint: Route | None) -> None:
         for other in others:
             if route.url == other.url:
                 self.checks.add(source, f"route {other.name!r} is there twice: the URL is the same", "take one out")
-            elif _slug(route.name) == _slug(other.name):
+            elif slug(route.name) == slug(other.name):
                 self.checks.add(
                     source,
                     f"two routes are named {route.name!r} (capitals, '-', '.' and '_' make no difference)",
@@ -376,30 +378,30 @@ class _Reading:
     def _completed(self, found: Sequence[tuple[Route, str]]) -> tuple[Route, ...]:
         keys = self.read("api_key", read_keys, None)
         models = self.read("model", read_models, None)
-        named = {name.removeprefix(_KEY_OF): each for name, each in self.given.items() if name.startswith(_KEY_OF)}
+        named = {name.removeprefix(KEY_OF): each for name, each in self.given.items() if name.startswith(KEY_OF)}
         # Is a missing key missing? Not if it was refused, or if the file that may hold it could not be read.
         certain = self.complete and (keys is not None or "api_key" not in self.given)
         completed: list[Route] = []
         for route, source in found:
-            own = named.pop(_slug(route.name), None)
+            own = named.pop(slug(route.name), None)
             theirs = self.checks.read(own.source, read_keys, own.value, ()) if own else route.keys or keys or ()
             completed.append(route.replace(keys=theirs, models=route.models or models))
             if not theirs and not own and certain and route.kind is Kind.DIRECT:
                 self.checks.add(
                     source,
                     f"route {route.name!r} has no key",
-                    f"set api_key ({PREFIX}API_KEY) for all routes or {_key_variable(route)} for this one; "
+                    f"set api_key ({PREFIX}API_KEY) for all routes or {key_variable(route.name)} for this one; "
                     "a route of kind private may have none",
                 )
-        for slug, entry in named.items():
-            if slug not in self.unread and "" not in self.unread:
-                self.checks.add(entry.source, "there is no such route", self._remedy_for_key(slug, entry, completed))
+        for name, entry in named.items():
+            if name not in self.unread and "" not in self.unread:
+                self.checks.add(entry.source, "there is no such route", self._remedy_for_key(name, entry, completed))
         return tuple(completed)
 
-    def _remedy_for_key(self, slug: str, entry: _Given, routes: Sequence[Route]) -> str:
-        if slug == GLOBAL:
+    def _remedy_for_key(self, name: str, entry: _Given, routes: Sequence[Route]) -> str:
+        if name == GLOBAL:
             return f"the global endpoint's key is {PREFIX}GLOBAL_API_KEY"
-        near = _near(entry.source, map(_key_variable, routes), PREFIX + _KEY_OF.upper())
+        near = _near(entry.source, (key_variable(route.name) for route in routes), PREFIX + KEY_OF.upper())
         return near or f"the routes are: {', '.join(route.name for route in routes) or 'none'}"
 
 
@@ -425,15 +427,6 @@ def _route(item: object) -> Route:
     if route.kind is Kind.GLOBAL:
         raise refusal("a route cannot be of kind global", "set global_url for it, or use 'direct' or 'private'")
     return route
-
-
-def _slug(name: str) -> str:
-    """A route's name as it is written in a variable's, in lower case."""
-    return name.lower().replace("-", "_").replace(".", "_")
-
-
-def _key_variable(route: Route) -> str:
-    return f"{PREFIX}{_KEY_OF}{_slug(route.name)}".upper()
 
 
 def _allows(regions: Sequence[str], region: str | None) -> bool:

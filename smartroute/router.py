@@ -29,6 +29,7 @@ from smartroute.policy.latency import Baseline
 from smartroute.policy.messages import Attempt, Call
 from smartroute.policy.selection import HOLD, Candidate, Choice, Standing, choose
 from smartroute.route import GLOBAL, Route, RouteStatus, canonical_region
+from smartroute.settings import key_variable
 
 if TYPE_CHECKING:
     from smartroute.config import Config
@@ -50,10 +51,6 @@ QUARANTINE = 300.0
 """Seconds for which a route is avoided that refused a key or a model which another endpoint accepted."""
 MOST_QUARANTINED = 100
 """Models remembered for a route as not found there."""
-
-
-def _in_capitals(name: str) -> str:
-    return name.upper().replace("-", "_").replace(".", "_")
 
 
 class Router:
@@ -220,7 +217,7 @@ class Router:
                 if not order:
                     raise NoRouteError([f"{c.route.name}: {c.reason}" for c in choice.refused])
                 self._adopt(choice, now)
-                if call.conversation is not None and order and order[0].route.name in self._known:
+                if call.conversation is not None and order[0].route.name in self._known:
                     self._conversations[call.model, call.conversation] = order[0].route.name
             # Nothing known of any route: the first request opens connections to all of them at once.
             at_once = order[0].reason == "unmeasured" and now >= self._racing_until
@@ -403,7 +400,7 @@ class Router:
             QUARANTINE,
             "check SMARTROUTE_MODEL for this route"
             if wrong_model
-            else f"set the route's own key in SMARTROUTE_API_KEY_{_in_capitals(known.route.name)}, or in "
+            else f"set the route's own key in {key_variable(known.route.name)}, or in "
             "SMARTROUTE_API_KEY if it is every route's (the global endpoint's key is another one)",
         )
 

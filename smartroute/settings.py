@@ -15,16 +15,19 @@ from smartroute.fireworks import GLOBAL_HOST, GLOBAL_KEY_VARIABLE, GLOBAL_URL
 from smartroute.route import PATH, Kind, Route, canonical_region, read_keys, refusal
 
 __all__ = [
+    "KEY_OF",
     "NEVER_FORWARDED",
     "PATHS",
     "PREFIX",
     "SETTINGS",
     "Setting",
+    "key_variable",
     "read_global_key",
     "read_global_route",
     "read_global_url",
     "read_items",
     "read_switch",
+    "slug",
 ]
 
 PREFIX = "SMARTROUTE_"
@@ -205,3 +208,16 @@ SETTINGS = (
     Setting("disabled", "`1`: pass everything through, validate nothing", "0"),
 )
 """Every setting there is."""
+
+KEY_OF = "api_key_"
+"""What the name of a setting begins with that holds the keys of one route."""
+
+
+def slug(name: str) -> str:
+    """A route's name as it is written in a variable's, in lower case."""
+    return name.lower().replace("-", "_").replace(".", "_")
+
+
+def key_variable(name: str) -> str:
+    """The environment variable with the keys of the route of this name."""
+    return f"{PREFIX}{KEY_OF}{slug(name)}".upper()
