@@ -7,6 +7,7 @@ Prints the port it listens on; lives until its standard input closes.
 import asyncio
 import json
 import sys
+from typing import cast
 
 
 def completion() -> bytes:
@@ -56,7 +57,7 @@ class Server(asyncio.Protocol):
     streamed = stream(200)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = transport
+        self.transport = cast("asyncio.Transport", transport)
         self.buffer = bytearray()
 
     def data_received(self, data: bytes) -> None:
@@ -70,7 +71,7 @@ class Server(asyncio.Protocol):
             body = bytes(self.buffer[end + 4 : end + 4 + length])
             del self.buffer[: end + 4 + length]
             wants_stream = b'"stream":true' in body[-200:] or b'"stream": true' in body[-200:]
-            self.transport.write(self.streamed if wants_stream else self.fixed)  # type: ignore[attr-defined]
+            self.transport.write(self.streamed if wants_stream else self.fixed)
 
 
 async def main() -> None:

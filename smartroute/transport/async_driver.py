@@ -24,7 +24,7 @@ from smartroute.transport.async_wire import AsyncWire
 from smartroute.transport.connect import failure_of
 from smartroute.transport.driver import DRAIN_BYTES, DRAIN_LIMIT, PROBE_BYTES, BodyBase, DriverBase, Flight, describe
 from smartroute.transport.pools import Pools, TransportOptions
-from smartroute.transport.rewrite import Intake, without_own_headers
+from smartroute.transport.rewrite import Intake
 from smartroute.transport.stream import holder
 
 if TYPE_CHECKING:
@@ -223,16 +223,8 @@ class AsyncDriver(DriverBase):
         self, request: httpx2.Request, pools: Pools[httpcore2.AsyncConnectionPool]
     ) -> httpx2.Response:
         """The request exactly as the SDK made it, over the caller's own limits."""
-        url = request.url
-        core = httpcore2.Request(
-            request.method,
-            httpcore2.URL(scheme=url.raw_scheme, host=url.raw_host, port=url.port, target=url.raw_path),
-            headers=without_own_headers(request.headers.raw),
-            content=request.stream,
-            extensions=request.extensions,
-        )
         try:
-            response = await pools.plain(url).handle_async_request(core)
+            response = await pools.plain(request.url).handle_async_request(self.rewriter.passed(request))
         except Exception as error:
             self.refuse(error, request)
         stream = self._plain_body(self, response, request)

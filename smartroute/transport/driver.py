@@ -22,7 +22,7 @@ import httpcore2
 from smartroute.errors import ClosedError
 from smartroute.fireworks import NOTED_HEADERS
 from smartroute.policy.exchange import Exchange
-from smartroute.policy.messages import Answered, Attempt, Failed, Send
+from smartroute.policy.messages import Answered, Attempt, Failed, Record, Send
 from smartroute.policy.outcome import Failure, retry_after
 from smartroute.route import Kind
 from smartroute.transport.connect import Rival, Watch, failure_of, timeouts
@@ -69,7 +69,7 @@ class Journey:
     """
 
     route: str
-    attempts: tuple[Any, ...]
+    attempts: tuple[Record, ...]
 
 
 @dataclass(slots=True, eq=False)
@@ -192,9 +192,8 @@ class DriverBase:
                 event_stream = value.lower().startswith(b"text/event-stream")
             elif lower == b"content-encoding":
                 encoded = value.strip().lower() not in (b"", b"identity")
-        flight.event_stream = not encoded and (
-            event_stream or exchange.call.streaming
-        )  # what is encoded is not watched
+        # What is encoded cannot be watched; a stream under another name can.
+        flight.event_stream = not encoded and (event_stream or exchange.call.streaming)
         flight.encoded = encoded
         wait = retry_after(response.headers, self.router.wall()) if response.status in (429, 503) else None
         if exchange.number:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from smartroute.config import Config
     from smartroute.transport.family import Family
 
-__all__ = ["OWN_PREFIX", "Body", "Intake", "Rewriter", "without_own_headers"]
+__all__ = ["OWN_PREFIX", "Body", "Intake", "Rewriter"]
 
 OWN_PREFIX = b"x-smartroute-"
 PIN = b"x-smartroute-route"
@@ -184,6 +184,14 @@ class Rewriter:
             headers = [h for h in headers if h[0].lower() not in added] + attempt.headers
         return httpcore2.Request(b"POST", url, headers=headers, content=Body(body), extensions=dict(extensions))
 
+    def passed(self, request: httpx2.Request) -> httpcore2.Request:
+        """The request exactly as the SDK made it."""
+        headers = without_own_headers(request.headers.raw)
+        url = _core_url(request.url)
+        return httpcore2.Request(
+            request.method, url, headers=headers, content=request.stream, extensions=request.extensions
+        )
+
     def probe(self, route: Route, key: int, extensions: Mapping[str, object]) -> httpcore2.Request:
         """The small authenticated GET that measures a route."""
         headers = [(b"Host", self._authority(route)), (b"Accept", b"application/json"), (b"User-Agent", b"smartroute")]
@@ -196,11 +204,12 @@ class Rewriter:
         """The routed path that a URL names, and the route whose base it lies below (None: global's)."""
         scheme, host, port, target = key
         match = None
-        for base, name in self._bases.get((scheme, host, port), ()):
-            if target.startswith(base + b"/") and (path := target[len(base) :].decode("latin-1")) in self._paths:
+        below = [base for base in self._bases.get((scheme, host, port), ()) if target.startswith(base[0] + b"/")]
+        for base, name in below:
+            if (path := target[len(base) :].decode("latin-1")) in self._paths:
                 match = (path, name)
                 break
-        if match is None and any(target.endswith(path.encode()) for path in self._paths):
+        if not below and any(target.endswith(path.encode()) for path in self._paths):
             self._say_missed(scheme, host, port)
         if len(self._matches) < MOST_REMEMBERED:
             self._matches[key] = match

@@ -26,7 +26,7 @@ from smartroute.transport.driver import (
     describe,
 )
 from smartroute.transport.pools import Pools, TransportOptions
-from smartroute.transport.rewrite import Intake, without_own_headers
+from smartroute.transport.rewrite import Intake
 from smartroute.transport.stream import holder
 from smartroute.transport.sync_wire import SyncWire
 
@@ -193,16 +193,8 @@ class SyncDriver(DriverBase):
 
     def _pass_through(self, request: httpx2.Request) -> httpx2.Response:
         """The request exactly as the SDK made it, over the caller's own limits."""
-        url = request.url
-        core = httpcore2.Request(
-            request.method,
-            httpcore2.URL(scheme=url.raw_scheme, host=url.raw_host, port=url.port, target=url.raw_path),
-            headers=without_own_headers(request.headers.raw),
-            content=request.stream,
-            extensions=request.extensions,
-        )
         try:
-            response = self._pools.plain(url).handle_request(core)
+            response = self._pools.plain(request.url).handle_request(self.rewriter.passed(request))
         except Exception as error:
             self.refuse(error, request)
         stream = self._plain_body(self, response, request)

@@ -141,3 +141,11 @@ def test_a_deadline_that_a_silent_route_uses_up_counts_against_it(caller: Caller
     world.globe.set(Silence(only="post"))
     with pytest.raises(openai.APITimeoutError):
         caller.ask(caller.sdk(client, world.globe.url))
+
+
+def test_a_path_that_no_route_serves_is_no_reason_for_a_warning(
+    caller: Caller, world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    client = caller.client(world.config(paths=("/completions",)))
+    caller.do(client.post, f"{world.globe.url}/chat/completions", json=CHAT)
+    assert [record for record in caplog.records if record.name == "smartroute"] == []
