@@ -1,0 +1,75 @@
+"""What the tests of the router share."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from smartroute.policy.exchange import Exchange
+from smartroute.policy.messages import (
+    Call,
+    Deliver,
+)
+from smartroute.route import RouteStatus
+from smartroute.router import (
+    Router,
+)
+from smartroute.testing import Clock
+from tests.policy.driving import STREAM, Flight, Outcome
+
+INTERVAL = 10.0
+
+Make = Callable[..., Router]
+
+
+class Prober:
+    """Something that probes for a client, and sees every probe answered."""
+
+
+def call(**options: Any) -> Call:
+    return replace(STREAM, **options)
+
+
+def begin(router: Router, **options: Any) -> Exchange:
+    exchange = router.begin(call(**options))
+    assert exchange is not None
+    return exchange
+
+
+def send(router: Router, of: Call = STREAM, **script: Outcome) -> list[str]:
+    """One request, from its start to its end. Returns the endpoints that were sent it."""
+    exchange = router.begin(of)
+    assert exchange is not None
+    clock = router.clock
+    assert isinstance(clock, Clock)
+    if "worldwide" in script:
+        script["global"] = script.pop("worldwide")
+    flight = Flight(exchange, clock, script)
+    end = flight.finish()
+    router.finish(exchange, "answered" if isinstance(end, Deliver) else "failed")
+    return flight.path
+
+
+def status(router: Router, name: str) -> RouteStatus:
+    return next(each for each in router.status() if each.name == name)
+
+
+def probe(
+    router: Router, name: str, *, failure: str | None = None, code: int | None = 200, seconds: float = 0.01
+) -> None:
+    each = next(r for r in router.config.routes if r.name == name)
+    router.probed(
+        each,
+        round_trip=seconds,
+        status=None if failure else code,
+        failure=failure,
+        unreachable=failure is not None and not failure.isdecimal(),
+        started=router.clock(),
+    )
+
+
+def names(router: Router, **options: Any) -> list[str]:
+    return [candidate.route.name for candidate in router.rank(**options)]
+
+
+def reasons(router: Router, **options: Any) -> list[str]:
+    return [candidate.reason for candidate in router.rank(**options)]
