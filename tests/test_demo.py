@@ -90,15 +90,11 @@ def test_plain_output_is_plain(shown: Shown) -> None:
 
 def test_each_act_goes_as_announced(shown: Shown) -> None:
     assert shown.act("All regions are healthy\n").count("frankfurt  ") > CALLS / 2
-    down = shown.act("frankfurt is taken down\n")
-    assert (
-        "frankfurt reset the connection -> virginia" in down or "frankfurt refused the connection -> virginia" in down
-    )
+    assert "frankfurt reset the connection -> virginia" in shown.act("frankfurt is taken down\n")
     assert "traffic is back on frankfurt: after" in shown.act("frankfurt comes back\n")
     assert "traffic has left frankfurt: after" in shown.act("frankfurt has a brownout\n")
     outage = shown.act("All regions are taken down\n")
-    assert outage.count("global  ") == CALLS
-    assert "refused the connection -> global" in outage
+    assert outage.count("global  ") == CALLS  # after a failover, unless the probes were there first
     assert "traffic is back on frankfurt: after" in shown.act("All regions are healed\n")
 
 

@@ -27,7 +27,7 @@ PATIENCE = 30.0
 ENCORE = 3
 """Calls after traffic has moved, to see that it stays."""
 MID_REQUEST = 0.05
-"""Seconds after which the region dies that holds a request."""
+"""Seconds for which a region holds a request before it dies."""
 
 
 def run(console: Console, calls: int) -> tuple[Account, Tracing]:
@@ -149,13 +149,25 @@ def _play(show: Show, scene: Setting, calls: int) -> None:
     show.calls(ENCORE)
 
 
-def _dies_with_a_request(region: Region) -> threading.Timer:
+def _dies_with_a_request(region: Region) -> threading.Thread:
     """Let a region take the next request and never answer it, but go down."""
     region.set(Silence(only="post"))
-    death = threading.Timer(MID_REQUEST, region.stop)
-    death.daemon = True
+    taken = _posts(region)
+
+    def die() -> None:
+        patience = time.monotonic() + PATIENCE
+        while _posts(region) == taken and time.monotonic() < patience:
+            time.sleep(MID_REQUEST / 10)
+        time.sleep(MID_REQUEST)
+        region.stop()
+
+    death = threading.Thread(target=die, daemon=True)
     death.start()
     return death
+
+
+def _posts(region: Region) -> int:
+    return sum(seen.method == "POST" for seen in region.requests)
 
 
 def _ask(client: openai.OpenAI, number: int) -> Call:
