@@ -2,7 +2,8 @@
 
 import argparse
 
-from benchmarks import acceptance, outage, overhead
+from benchmarks import acceptance, choosing, outage, overhead
+from benchmarks.selection import command as selection
 
 
 def main() -> int:
@@ -17,12 +18,18 @@ def main() -> int:
     command = commands.add_parser("overhead", help="microseconds per call beside the bare SDK (about 2 minutes)")
     command.add_argument("--rounds", type=int, default=15, help="rounds, all contenders in each (default: 15)")
     command.add_argument("--calls", type=int, default=150, help="calls per round and contender (default: 150)")
+    commands.add_parser("choosing", help="microseconds to choose among 1 to 1,000 routes (about 30 s)")
+    selection.add_arguments(commands.add_parser("selection", help="choosing the route, simulated (about 5 minutes)"))
     given = parser.parse_args()
     if given.name == "acceptance":
         return 0 if acceptance.main(calls=given.calls, as_json=given.json) else 1
     if given.name == "outage":
         outage.main(svg=given.svg, as_json=given.json)
         return 0
+    if given.name == "choosing":
+        return 0 if choosing.main(as_json=given.json) else 1
+    if given.name == "selection":
+        return selection.main(given)
     overhead.main(rounds=given.rounds, calls=given.calls, as_json=given.json)
     return 0
 

@@ -198,7 +198,7 @@ class Config:
 
 _IN_ENVIRON = tuple(setting.variable for setting in SETTINGS if "<" not in setting.name)
 _IN_FILE = tuple(each.name for each in SETTINGS if "<" not in each.name and each.name != "config")
-_IN_TABLE = ("address", "name", "region", "kind", "api_key", "model", "allow_http")
+_IN_TABLE = ("address", "name", "region", "kind", "api_key", "model", "tier", "allow_http")
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,6 +217,7 @@ class _Table(TypedDict, total=False):
     kind: str
     api_key: str | list[str]
     model: str | dict[str, str]
+    tier: int
     allow_http: bool
 
 

@@ -19,6 +19,7 @@ __all__ = [
     "Event",
     "ExchangeEnded",
     "ExchangeStarted",
+    "IncumbentChanged",
     "Listener",
     "ProbeEnded",
 ]
@@ -33,8 +34,8 @@ class ExchangeStarted:
     Attributes:
         exchange: a number that the events of one exchange share; unique in the process.
         path: the path below the base URL (`/chat/completions`).
-        candidates: the ranking, best first.
-        reason: why the first is the first: `best`, `incumbent`, `affinity`, `pinned`, `trial`, `fallback`.
+        candidates: the ranking, best first; after it who is not asked.
+        reason: why the first is the first (`Candidate.reason`).
     """
 
     exchange: int
@@ -53,7 +54,7 @@ class AttemptStarted:
         attempt: 1 for the first attempt of the exchange.
         url: where to, without a query string.
         reason: why this endpoint: that of the exchange, or `failover`, `next_key`, `stale_connection`,
-            `connection_race`.
+            `connection_race`, `rescue` (beside an attempt whose route is silent).
         headers: raw header pairs that a listener may add to (`traceparent`); they are sent along.
         resends: how often the request was sent before, in this exchange.
     """
@@ -80,7 +81,8 @@ class AttemptEnded:
         first_content: from the start of the attempt to the first content handed to the caller.
         stream: how the body ended: `complete`, `closed` (by the caller, before its end),
             `interrupted`, `discarded`; None without a body. `diverted`: nothing was sent, because the
-            connection to another endpoint was ready first.
+            connection to another endpoint was ready first. `superseded`: another attempt of the exchange
+            brought content first.
         size: bytes of the body that the caller received.
         headers: response headers worth keeping (request id, vendor timings), names in lower case.
     """
@@ -132,14 +134,26 @@ class BreakerChanged:
 
 @dataclass(frozen=True, slots=True)
 class ProbeEnded:
-    """A background probe is over. `round_trip` is None if the route did not answer in health."""
+    """A background probe is over. `round_trip` is None if the route did not answer in health.
+
+    `fresh`: it was a verification, on a connection of its own, because the route owed an answer.
+    """
 
     route: Route
     round_trip: float | None
     failure: str | None
+    fresh: bool = False
 
 
-Event = ExchangeStarted | AttemptStarted | AttemptEnded | ExchangeEnded | BreakerChanged | ProbeEnded
+@dataclass(frozen=True, slots=True)
+class IncumbentChanged:
+    """Requests go to another route by default from now on; None: there was none."""
+
+    before: Route | None
+    after: Route
+
+
+Event = ExchangeStarted | AttemptStarted | AttemptEnded | ExchangeEnded | BreakerChanged | ProbeEnded | IncumbentChanged
 
 
 class Listener(Protocol):

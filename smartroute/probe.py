@@ -14,7 +14,7 @@ import weakref
 from collections.abc import Awaitable, Callable
 from queue import Empty, SimpleQueue
 
-from smartroute.route import Route
+from smartroute.policy.schedule import Claim
 from smartroute.router import Router
 
 __all__ = ["AsyncProber", "SyncProber"]
@@ -31,7 +31,7 @@ class SyncProber:
     """Probes for one sync client. Its thread also does the client's chores, as they come."""
 
     def __init__(
-        self, router: Router, probe: Callable[[Route], None], chores: SimpleQueue[Callable[[], object]]
+        self, router: Router, probe: Callable[[Claim], None], chores: SimpleQueue[Callable[[], object]]
     ) -> None:
         self._router = router
         self._probe = weakref.WeakMethod(probe)
@@ -48,10 +48,14 @@ class SyncProber:
             self._running = True
         self._start(_watch, weakref.ref(self), self._chores)
 
+    def hurry(self) -> None:
+        """Something may be due at once."""
+        self._chores.put(_nothing)
+
     def close(self) -> None:
         """Stop. Probes under way end by themselves; nobody waits for them."""
         self._closed = True
-        self._chores.put(lambda: None)  # wakes the thread
+        self._chores.put(_nothing)  # wakes the thread
 
     def round(self) -> float | None:
         """Start the probes that are due.
@@ -59,25 +63,26 @@ class SyncProber:
         Returns:
             the seconds until the next round; None: there is nothing more to do for now.
         """
-        routes, wait = self._router.claim_probes(self) if not self._closed else ([], None)
-        for route in routes:
-            if not self._start(self._probe_one, route):
-                self._router.unprobed(route)
+        claims, wait = self._router.claim_probes(self) if not self._closed else ([], None)
+        for claim in claims:
+            if not self._start(self._probe_one, claim):
+                self._router.unprobed(claim)
         if wait is None:
             with self._lock:
                 self._running = False
         return wait
 
-    def _probe_one(self, route: Route) -> None:
+    def _probe_one(self, claim: Claim) -> None:
         probe = self._probe()
         try:
             if probe is None or self._closed:
-                self._router.unprobed(route)
+                self._router.unprobed(claim)
             else:
-                probe(route)
+                probe(claim)
         except Exception:  # never into the application
-            self._router.unprobed(route)
-            logger.debug("A probe of route %s failed within smartroute.", route.name, exc_info=True)
+            self._router.unprobed(claim)
+            logger.debug("A probe of route %s failed within smartroute.", claim.route.name, exc_info=True)
+        self.hurry()  # a route that said nothing has to be verified, or verified again
 
     def _start(self, target: Callable[..., None], *args: object) -> bool:
         try:
@@ -85,6 +90,10 @@ class SyncProber:
         except RuntimeError:  # no more threads, or the interpreter is going down
             return False
         return True
+
+
+def _nothing() -> None:
+    pass
 
 
 def _watch(prober_ref: weakref.ref[SyncProber], chores: SimpleQueue[Callable[[], object]]) -> None:
@@ -107,13 +116,13 @@ class AsyncProber:
     """Probes for one async client in one event loop."""
 
     def __init__(
-        self, router: Router, probe: Callable[[Route], Awaitable[None]], loop: asyncio.AbstractEventLoop
+        self, router: Router, probe: Callable[[Claim], Awaitable[None]], loop: asyncio.AbstractEventLoop
     ) -> None:
         self._router = router
         self._probe = weakref.WeakMethod(probe)
         self._ref: weakref.ref[AsyncProber] = weakref.ref(self)
         self._loop = loop
-        self._timer: asyncio.TimerHandle | None = None
+        self._timer: asyncio.Handle | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._closed = False
 
@@ -121,6 +130,13 @@ class AsyncProber:
         """A request was accepted: probe from now on."""
         if self._timer is None and not self._closed and self._router.config.probe_interval:
             self._timer = self._loop.call_later(FIRST_LOOK, _look, self._ref)
+
+    def hurry(self) -> None:
+        """Something may be due at once."""
+        if not self._closed:
+            if self._timer is not None:
+                self._timer.cancel()
+            self._timer = self._loop.call_soon(_look, self._ref)
 
     async def close(self) -> None:
         """Stop, and wait until the probes under way have been cancelled."""
@@ -136,26 +152,27 @@ class AsyncProber:
         self._timer = None
         if self._closed:
             return
-        routes, wait = self._router.claim_probes(self)
-        for route in routes:
-            task = self._loop.create_task(self._probe_one(route), name="smartroute-probe")
+        claims, wait = self._router.claim_probes(self)
+        for claim in claims:
+            task = self._loop.create_task(self._probe_one(claim), name="smartroute-probe")
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
         if wait is not None:
             self._timer = self._loop.call_later(min(wait, LONGEST_WAIT), _look, self._ref)
 
-    async def _probe_one(self, route: Route) -> None:
+    async def _probe_one(self, claim: Claim) -> None:
         try:
             if (probe := self._probe()) is None:
-                self._router.unprobed(route)
+                self._router.unprobed(claim)
             else:
-                await probe(route)
+                await probe(claim)
         except asyncio.CancelledError:
-            self._router.unprobed(route)
+            self._router.unprobed(claim)
             raise
         except Exception:  # never into the application
-            self._router.unprobed(route)
-            logger.debug("A probe of route %s failed within smartroute.", route.name, exc_info=True)
+            self._router.unprobed(claim)
+            logger.debug("A probe of route %s failed within smartroute.", claim.route.name, exc_info=True)
+        self.hurry()  # a route that said nothing has to be verified, or verified again
 
 
 def _look(prober_ref: weakref.ref[AsyncProber]) -> None:

@@ -142,6 +142,8 @@ class Route:
         models: the model name that the route expects: one name for whatever was asked, or pairs of
             what was asked and what is sent (other models are then not served); None: as asked. The
             argument is a name, a mapping, or a string of `asked=sent` pairs by commas.
+        tier: routes of a lower number are preferred, whatever their latency, as long as one of them is
+            healthy; 0 unless said otherwise, 9 at the most.
         allow_http: allow `http://` to a public address (keys and prompts travel in the clear).
 
     Raises:
@@ -154,6 +156,7 @@ class Route:
     kind: Kind
     keys: Keys = field(repr=False)
     models: Models
+    tier: int
     allow_http: bool
 
     def __init__(
@@ -165,6 +168,7 @@ class Route:
         kind: Kind | str | None = None,
         api_key: str | Sequence[str] | None = None,
         model: str | Mapping[str, str] | None = None,
+        tier: int = 0,
         allow_http: bool = False,
     ) -> None:
         checks = Checks()
@@ -176,6 +180,7 @@ class Route:
             "kind": Kind.DIRECT if kind is None else checks.read("kind=", _read_kind, kind, Kind.DIRECT),
             "keys": Keys(() if api_key is None else checks.read("api_key=", read_keys, api_key, ())),
             "models": None if model is None else checks.read("model=", read_models, model, None),
+            "tier": checks.read("tier=", _read_tier, tier, 0),
             "allow_http": checks.read("allow_http=", _read_bool, allow_http, default=True),
         }
         if values["kind"] is Kind.GLOBAL:  # made by Config alone
@@ -207,6 +212,7 @@ class Route:
             kind=self.kind,
             api_key=self.keys if keys is None else keys,
             model=dict(models) if isinstance(models, tuple) else models,
+            tier=self.tier,
             allow_http=self.allow_http,
         )
 
@@ -347,6 +353,12 @@ def _read_kind(value: object) -> Kind:
         raise refusal("there is no such kind of route", "use 'direct' or 'private'") from None
 
 
+def _read_tier(value: object) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= 9:
+        raise refusal("the tier is not a whole number from 0 to 9", "write 0 for the routes to prefer, 1 for the next")
+    return value
+
+
 def _read_bool(value: object) -> bool:
     if not isinstance(value, bool):
         raise refusal("allow_http is neither true nor false", "use true or false, without quotes")
@@ -375,13 +387,15 @@ class RouteStatus:
         round_trip: the estimated round trip; None while unmeasured.
         first_token: the expected time to first token of a streamed request of typical size; None
             while unmeasured.
-        in_flight: requests on their way now.
+        factor: how many times longer than usual it takes to answer a prompt.
+        in_flight: requests on their way now. `limit`: how many it seems to take without becoming slower.
         requests: attempts made since the router was made.
         failures: how many of them failed through the route's fault.
         last_failure: the class of the last failure, and how many seconds ago it was.
         next_probe: seconds until the next probe; None while probing rests.
         cooldown: seconds for which the route has asked to be left alone; 0 if it has not.
         quarantine: why requests avoid it although it answers (a key refused); None if they do not.
+        suspect: whether it owes an answer and says nothing, so that new requests avoid it.
         incumbent: whether it is the route that requests go to by default now.
         drained: whether `Router.drain` has taken it out.
     """
@@ -394,12 +408,15 @@ class RouteStatus:
     since: float
     round_trip: float | None
     first_token: float | None
+    factor: float
     in_flight: int
+    limit: int
     requests: int
     failures: int
     last_failure: tuple[str, float] | None
     next_probe: float | None
     cooldown: float
     quarantine: str | None
+    suspect: bool
     incumbent: bool
     drained: bool

@@ -7,28 +7,31 @@ called from any thread. Decisions are made under a lock, listeners are told afte
 
 from __future__ import annotations
 
-import itertools
 import logging
 import random as _random
 import threading
 import time
 from collections.abc import Callable
-from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING, ClassVar
-from weakref import WeakKeyDictionary
-
-from cachetools import TTLCache
+from math import inf
+from typing import TYPE_CHECKING
 
 from smartroute import events
 from smartroute.errors import ClosedError, NoRouteError, UnknownRouteError
+from smartroute.listeners import Listeners
 from smartroute.policy.breaker import Breaker, State
 from smartroute.policy.budget import Budget
 from smartroute.policy.exchange import Exchange
 from smartroute.policy.known import TYPICAL_SIZE, Known
-from smartroute.policy.latency import Baseline
+from smartroute.policy.latency import Latency
 from smartroute.policy.messages import Attempt, Call
-from smartroute.policy.selection import HOLD, Candidate, Choice, Standing, choose
-from smartroute.route import GLOBAL, Route, RouteStatus, canonical_region
+from smartroute.policy.offline import CUT_OFF, WITHIN, Offline
+from smartroute.policy.outcome import Failure
+from smartroute.policy.patience import LOOK, TICK, Patience
+from smartroute.policy.schedule import Claim, Schedule
+from smartroute.policy.selection import Candidate, candidate, in_order, left_out
+from smartroute.policy.selector import Selection, Selector
+from smartroute.policy.silence import DEAD_AFTER, Silence
+from smartroute.route import GLOBAL, Route, RouteStatus
 from smartroute.settings import key_variable
 
 if TYPE_CHECKING:
@@ -40,17 +43,12 @@ logger = logging.getLogger("smartroute")
 
 QUIET = 300.0
 """Seconds after the last request for which routes are still probed."""
-KEEP_WARM = 45.0
-"""Seconds after which a client probes a route for its own connections' sake (they are kept for 55)."""
-PROBE_JITTER = 0.1
-PROBE_LEASE = 15.0
-"""Seconds after which a claimed probe of which nothing was heard is anybody's (its loop may have gone)."""
-CONVERSATION_TIME = 600.0
-MOST_CONVERSATIONS = 10_000
 QUARANTINE = 300.0
 """Seconds for which a route is avoided that refused a key or a model which another endpoint accepted."""
 MOST_QUARANTINED = 100
 """Models remembered for a route as not found there."""
+SILENT = frozenset((Failure.READ_TIMEOUT, Failure.CONNECT_TIMEOUT, Failure.DEADLINE))
+"""Failures of probes that got no answer."""
 
 
 class Router:
@@ -65,8 +63,6 @@ class Router:
     A router made here lives until `close()`. Clients that are given only a configuration share the
     router of that configuration among them, until the last of them closes (`lifecycle`).
     """
-
-    _numbers: ClassVar[itertools.count[int]] = itertools.count(1)
 
     def __init__(
         self,
@@ -84,19 +80,22 @@ class Router:
         now = clock()
         self._known = {route.name: Known(route, Breaker(now, random)) for route in config.routes}
         self._global = config.global_route
-        self._baseline = Baseline()
+        self._patience = Patience()
+        self._offline = Offline([*self._known] + ([GLOBAL] if self._global is not None else []))
         self._budget = Budget(now)
-        self._conversations: TTLCache[tuple[str | None, str], str] = TTLCache(
-            MOST_CONVERSATIONS, CONVERSATION_TIME, clock
+        self._schedule = Schedule(config.probe_interval, random)
+        self._selector = Selector(
+            self._known,
+            self._patience.baseline,
+            allows=config.allows,
+            fallback=self._global,
+            has_key=bool(config.global_api_key),
+            clock=clock,
         )
-        self._incumbent: str | None = None
-        self._held_until = now
         self._racing_until = now
         self._last_request: float | None = None
         self._awake_since = now
-        self._prober_visits: WeakKeyDictionary[object, dict[str, float]] = WeakKeyDictionary()
-        self._listeners: tuple[events.Listener, ...] = ()
-        self._broken_listeners: list[events.Listener] = []
+        self._listeners = Listeners()
         self._closed = False
 
     # For everybody
@@ -107,9 +106,10 @@ class Router:
         with self._lock:
             awake = self._last_request is not None and now - self._last_request <= QUIET
             probing = awake and self.config.probe_interval > 0
+            usual, incumbent = self._selector.typical, self._selector.incumbent
             return tuple(
-                known.status(self._baseline, now, probing=probing, incumbent=name == self._incumbent)
-                for name, known in self._known.items()
+                known.status(usual, now, probing=probing, incumbent=known.standing is incumbent)
+                for known in self._known.values()
             )
 
     def rank(
@@ -125,8 +125,9 @@ class Router:
         call = Call("", model, streaming=True, size=size, conversation=conversation)
         now = self.clock()
         with self._lock:
-            choice = self._choose(call, now)
-        return choice.order + choice.refused
+            self._selector.refresh(now)
+            selection = self._selector.select(call, now)
+        return _whole(selection)
 
     def pick(
         self, *, model: str | None = None, size: int = TYPICAL_SIZE, conversation: str | None = None
@@ -135,8 +136,8 @@ class Router:
         call = Call("", model, streaming=True, size=size, conversation=conversation)
         now = self.clock()
         with self._lock:
-            order = self._choose(call, now).order
-        return order[0].route if order else None
+            self._selector.refresh(now)
+            return self._selector.select(call, now).first[0]
 
     def drain(self, name: str) -> None:
         """Send a route no further requests, until `resume`. Those on their way are not disturbed.
@@ -144,7 +145,10 @@ class Router:
         Raises:
             UnknownRouteError: there is no such route.
         """
-        self._find(name).drained = True
+        known = self._find(name)
+        with self._lock:
+            known.drained = True
+            self._selector.changed()
 
     def resume(self, name: str) -> None:
         """Use a drained route again; a quarantine and a cooldown end as well.
@@ -157,6 +161,7 @@ class Router:
             known.drained = False
             known.quarantine.clear()
             known.cooldown_until = 0.0
+            self._selector.changed()
 
     def subscribe(self, listener: events.Listener) -> Callable[[], None]:
         """Tell `listener` of every event from now on.
@@ -164,14 +169,7 @@ class Router:
         Returns:
             a function that ends the subscription.
         """
-        with self._lock:
-            self._listeners += (listener,)
-
-        def unsubscribe() -> None:
-            with self._lock:
-                self._listeners = tuple(other for other in self._listeners if other is not listener)
-
-        return unsubscribe
+        return self._listeners.add(listener)
 
     def close(self) -> None:
         """Stop probing and take no more requests. Closing twice is harmless."""
@@ -186,7 +184,11 @@ class Router:
         """In a child process: what was under way is the parent's."""
         self._lock = threading.Lock()  # a thread that is not here may have held it
         for known in self._known.values():
-            known.in_flight, known.trial, known.probing_until = 0, None, 0.0
+            known.trial, known.probing_until, known.verifying_until = None, 0.0, 0.0
+            known.load.after_fork()
+            known.silence = Silence()
+        self._selector.conversations.after_fork()
+        self._selector.changed()
 
     # For the transports
 
@@ -206,74 +208,49 @@ class Router:
                 self._awake_since = now
             self._last_request = now
             self._budget.deposit()
-            overdue = self._give_up_waiting(now)
+            forgotten = self._give_up_waiting(now) if self._selector.refresh(now) else []
+            talk, selection, before = None, None, self._selector.incumbent
             if call.pinned is not None:
-                order: tuple[Candidate, ...] = (self._pinned(call, call.pinned, now),)
+                first, reason = self._pinned(call, call.pinned), "pinned"
             else:
-                choice = self._choose(call, now)
-                order = choice.order
-                if not any(c.route.name in self._known for c in choice.order + choice.refused):
+                selection = self._selector.select(call, now, look=call.streaming)
+                field = selection.field
+                if not (field.runners or field.shut or field.refused):
                     return None
-                if not order:
-                    raise NoRouteError([f"{c.route.name}: {c.reason}" for c in choice.refused])
-                self._adopt(choice, now)
-                if call.conversation is not None and order[0].route.name in self._known:
-                    self._conversations[call.model, call.conversation] = order[0].route.name
+                endpoint, reason = selection.first
+                if endpoint is None:
+                    raise NoRouteError([f"{s.route.name}: {why}" for s, why in field.refused])
+                first = endpoint
+                talk = self._selector.adopt(call, selection, now)
+            after = self._selector.incumbent
             # Nothing known of any route: the first request opens connections to all of them at once.
-            at_once = order[0].reason == "unmeasured" and now >= self._racing_until
+            at_once = reason == "unmeasured" and now >= self._racing_until
             if at_once:
                 self._racing_until = now + 1.0
-        for known in overdue:
+        for known in forgotten:
             self._changed(known, State.OPEN, State.HALF_OPEN, "it has not been probed for long", None)
-        listening = any(map(self._is_active, self._listeners))
-        number = next(self._numbers) if listening else 0
-        if listening:
-            self.emit(events.ExchangeStarted(number, call.path, call.model, call.streaming, order, order[0].reason))
-        return Exchange(call, self, order, number=number, deadline=self.config.deadline, at_once=at_once)
+        if after is not before and after is not None:
+            self._listeners.incumbent_changed(before.route if before else None, after.route)
+        number, deadline = self._listeners.number(), self.config.deadline
+        exchange = Exchange(call, self, first, reason, number=number, deadline=deadline, at_once=at_once, talk=talk)
+        if number:
+            self._listeners.exchange_started(exchange, self._ranked(first, reason, selection), reason)
+        return exchange
 
     def finish(self, exchange: Exchange, outcome: str) -> None:
         """The whole exchange is over: `answered`, `failed`, `interrupted` or `cancelled`. Once for each."""
-        if not exchange.number:
-            return
-        delivered = exchange.delivered
-        self.emit(
-            events.ExchangeEnded(
-                exchange.number,
-                outcome,
-                delivered.endpoint if delivered else None,
-                len(exchange.attempts),
-                delivered is not None and delivered.on_global,
-                self.clock() - exchange.began,
-            )
-        )
-
-    def emit(self, event: events.Event) -> None:
-        """Tell every listener. One that fails is reported once and costs nobody anything."""
-        for listener in self._listeners:
-            try:
-                listener(event)
-            except Exception as error:  # noqa: BLE001 - a bug in telemetry must not fail a request
-                self._report_broken(listener, error)
-
-    def _is_active(self, listener: events.Listener) -> bool:
-        try:
-            return bool(getattr(listener, "active", True))
-        except Exception as error:  # noqa: BLE001 - as above
-            self._report_broken(listener, error)
-            return False
-
-    def _report_broken(self, listener: events.Listener, error: Exception) -> None:
-        if not any(listener is broken for broken in self._broken_listeners):
-            self._broken_listeners.append(listener)
-            message = "A listener failed; requests go on. Further failures of it are not logged."
-            logger.error(message, exc_info=error)
+        if exchange.talk is not None:
+            with self._lock:
+                exchange.talk.in_flight -= 1
+        if exchange.number:
+            self._listeners.exchange_ended(exchange, outcome, self.clock())
 
     # For an exchange (`policy.exchange.Fleet`)
 
-    def ranking(self, call: Call, now: float) -> tuple[Candidate, ...]:
+    def ranking(self, call: Call, now: float) -> list[Candidate]:
         """Who may be asked as of now, best first."""
         with self._lock:
-            return self._choose(call, now).order
+            return in_order(*self._selector.select(call, now))
 
     def patience(self, route: Route) -> float:
         """How long to wait for the route's connection before racing another, in seconds."""
@@ -306,27 +283,44 @@ class Router:
         """An attempt is on its way."""
         known = self._known.get(attempt.endpoint.name)
         if known is not None:
+            now = attempt.started
             with self._lock:
-                known.in_flight += 1
                 known.requests += 1
+                known.load.departed(now)
+                known.standing.load = known.load.penalty(now)
                 if known.breaker.state is State.HALF_OPEN:
                     known.trial = attempt
+                    self._selector.changed()
+                attempt.overdue_after = self._patience.overdue_after(exchange.call, known.latency)
+                attempt.look_after = min(attempt.overdue_after, LOOK)
         if exchange.number:
-            self.emit(
-                events.AttemptStarted(
-                    exchange.number,
-                    attempt.number,
-                    attempt.endpoint,
-                    "POST",
-                    attempt.endpoint.url + exchange.call.path,
-                    attempt.reason,
-                    attempt.headers,
-                    sum(earlier.sent for earlier in exchange.attempts),
-                )
-            )
+            self._listeners.attempt_started(exchange, attempt)
+
+    def quiet(self, exchange: Exchange, attempt: Attempt, now: float) -> float | None:
+        """Nothing has come of an attempt. When to look again; None: its route is dead, send it elsewhere too."""
+        known = self._known.get(attempt.endpoint.name)
+        if known is None:
+            return inf
+        departed = attempt.started if attempt.sent_at is None else attempt.sent_at
+        overdue_at = departed + attempt.overdue_after
+        with self._lock:
+            if known.is_dead_to(attempt):
+                return None
+            if not attempt.overdue and now >= overdue_at - TICK:
+                attempt.overdue = True
+                known.silence.overdue(departed)
+                self._selector.changed()
+            rescue_at = departed + self._patience.rescue_after(attempt) if exchange.call.streaming else inf
+            attempt.slow = now >= rescue_at - TICK
+            known.silence.look(departed, now)
+            again = now + (known.latency.verification_limit + TICK if known.silence.wanted else LOOK)
+        if not attempt.overdue:
+            return min(again, overdue_at)
+        return again if attempt.slow else min(again, rescue_at)
 
     def answered(self, exchange: Exchange, attempt: Attempt, now: float) -> None:
         """An attempt brought an answer: its route is healthy, its times may be learned from."""
+        self._reached(attempt.endpoint)
         known = self._known.get(attempt.endpoint.name)
         if known is None:
             return
@@ -335,14 +329,19 @@ class Router:
             before = known.breaker.state
             known.breaker.succeeded(now)
             after = known.breaker.state
+            if after is not before:
+                self._selector.changed()
+                known.load.recovered(now)
             if not self.config.probe_interval and known.latency.round_trip is None and attempt.connect is not None:
                 known.latency.saw_round_trip(attempt.connect, now)  # nobody probes: a handshake is a round trip
-            if call.streaming and attempt.sent_at is not None:
-                known.latency.saw_first_token(now - attempt.sent_at, self._baseline, call.model, call.size, now)
-            if self._incumbent is None:
-                self._incumbent = known.route.name  # nothing is measured yet: stay with what has answered
-            if call.conversation is not None:
-                self._conversations[call.model, call.conversation] = known.route.name
+            if attempt.sent_at is not None:
+                self._heard(known, call, attempt, now)
+            known.refresh(now)
+            first = self._selector.incumbent is None
+            if first:  # nothing is measured yet: stay with what has answered
+                self._selector.incumbent = known.standing
+            if exchange.talk is not None and exchange.talk.home is None:
+                exchange.talk.home = known.standing
             refused, known.key = known.key, attempt.key if call.addressed != known.route.name else known.key
         if refused != known.key:
             logger.warning(
@@ -354,20 +353,32 @@ class Router:
                 known.key + 1,
             )
         self._changed(known, before, after, "a request was answered", exchange)
+        if first:
+            self._listeners.incumbent_changed(None, known.route)
 
     def blamed(self, exchange: Exchange, attempt: Attempt, now: float, *, unreachable: bool) -> None:
-        """An attempt failed through its route's fault."""
+        """An attempt failed through its endpoint's fault."""
         known = self._known.get(attempt.endpoint.name)
+        cut_off = attempt.failure in CUT_OFF
+        restored: list[Known] = []
         if known is None:
+            if cut_off:
+                with self._lock:
+                    restored = self._lost(attempt.endpoint, now)
+                self._tell_restored(restored)
             return
         with self._lock:
             before = known.breaker.state
             known.failures += 1
             known.last_failure = (attempt.detail or str(attempt.failure), now)
-            known.breaker.failed(now, attempt.detail, unreachable=unreachable, started=attempt.started)
-            self._opened(known, before)
+            if not (cut_off and self._offline.now):
+                known.breaker.failed(now, attempt.detail, unreachable=unreachable, started=attempt.started)
+                self._opened(known, before, now)
             after = known.breaker.state
+            if cut_off:
+                restored = self._lost(attempt.endpoint, now)
         self._changed(known, before, after, attempt.detail, exchange)
+        self._tell_restored(restored)
 
     def cooled(self, attempt: Attempt, seconds: float, now: float) -> None:
         """A route asked to be left alone for so many seconds."""
@@ -375,6 +386,9 @@ class Router:
         if known is not None:
             with self._lock:
                 known.cooldown_until = max(known.cooldown_until, now + seconds)
+                if attempt.status == 429 or attempt.error_status == 429:
+                    known.load.refused()
+                self._selector.changed()
 
     def refused(self, exchange: Exchange, attempt: Attempt, now: float) -> None:
         """A route refused a key, or a model, that another endpoint accepted: avoid it for a while."""
@@ -389,6 +403,7 @@ class Router:
             if len(known.quarantine) >= MOST_QUARANTINED:
                 known.quarantine.clear()
             known.quarantine[scope] = (why, now + QUARANTINE)
+            self._selector.changed()
         if said:
             return
         logger.warning(
@@ -409,72 +424,45 @@ class Router:
         known = self._known.get(attempt.endpoint.name)
         if known is not None:
             with self._lock:
-                known.in_flight -= 1
+                known.load.arrived()
+                known.standing.load = known.load.penalty(attempt.ended or attempt.started)
+                if attempt.overdue:
+                    known.silence.over()
+                    self._selector.changed()
+                if known.trial is attempt:
+                    known.trial = None
+                    self._selector.changed()
         if exchange.number:
-            since = attempt.started
-            self.emit(
-                events.AttemptEnded(
-                    exchange.number,
-                    attempt.number,
-                    attempt.endpoint,
-                    attempt.status,
-                    attempt.failure,
-                    attempt.detail,
-                    attempt.first_byte and attempt.first_byte - since,
-                    attempt.content_at and attempt.content_at - since,
-                    how,
-                    size,
-                    attempt.notes,
-                )
-            )
+            self._listeners.attempt_ended(exchange, attempt, how, size)
 
     # For the probers
 
-    def claim_probes(self, prober: object) -> tuple[list[Route], float | None]:
-        """Which routes the prober is to probe now, and in how many seconds to ask again.
+    def claim_probes(self, prober: object) -> tuple[list[Claim], float | None]:
+        """Which probes the prober is to make now, and in how many seconds to ask again.
 
-        Every claimed route must be reported with `probed`. The clients that share a router share the
-        probing too; each also visits each route often enough to keep its own connections warm.
+        Every claim must be reported with `probed`. The clients that share a router share the probing too; each
+        also visits each route often enough to keep its own connections warm.
 
         Returns:
-            the routes, and the wait in seconds; None: nobody has asked for a while, rest until somebody does.
+            the claims, and the wait in seconds; None: nobody has asked for a while, rest until somebody does.
         """
         now = self.clock()
-        interval = self.config.probe_interval
         if self._closed or self._last_request is None or now - self._last_request > QUIET:
             return [], None
-        if not interval:
-            return [], QUIET
-        claimed: list[Route] = []
-        wait = interval
         with self._lock:
-            visits = self._prober_visits.setdefault(prober, {})
-            for known in self._known.values():
-                name = known.route.name
-                is_open = known.breaker.state is State.OPEN
-                due = known.due
-                if not is_open:
-                    due = min(due, visits.setdefault(name, now) + KEEP_WARM)
-                if now < known.probing_until:
-                    continue
-                if due <= now:
-                    known.probing_until = now + PROBE_LEASE
-                    known.probe_at = now + interval * (1 + PROBE_JITTER * (2 * self._random() - 1))
-                    visits[name] = now
-                    claimed.append(known.route)
-                else:
-                    wait = min(wait, due - now)
-        return claimed, max(wait, 0.01)
+            claims, wait = self._schedule.claim(prober, self._known.values(), now, offline=self._offline.now)
+        return claims, QUIET if wait is None else wait
 
     def probed(
         self,
-        route: Route,
+        claim: Claim,
         *,
         round_trip: float | None,
         status: int | None,
         failure: str | None,
         unreachable: bool,
         started: float,
+        late: bool = False,
     ) -> None:
         """A claimed probe is over.
 
@@ -483,59 +471,109 @@ class Router:
             failure: the failure's class or the status code; None for an answer below 500.
             unreachable: no connection could be made.
             started: when it set out, in monotonic seconds.
+            late: whether this process itself was late, so that nothing was measured but that.
         """
-        known = self._known[route.name]
+        known = self._known[claim.route.name]
         now = self.clock()
+        if failure is None:
+            self._reached(claim.route)
+        if late:
+            self.unprobed(claim)
+            return
         good = failure is None and status not in (401, 403)
+        silent = failure in SILENT
+        cause, restored = failure or "probes answered", list[Known]()
         with self._lock:
-            known.probing_until = now
+            if claim.fresh:
+                known.verifying_until = now
+            else:
+                known.probing_until = now
             before = known.breaker.state
             if failure is None and round_trip is not None:
                 known.latency.saw_round_trip(round_trip, now)
+                known.refresh(now)
+            if claim.fresh:
+                known.silence.verified(started, now, alive=not silent)
+                self._selector.changed()
+            elif silent:
+                known.silence.doubt()
             if before is State.OPEN:
                 known.breaker.probed(now, good=good)
             elif failure is not None:
-                known.last_failure = (str(failure), now)
-                known.breaker.failed(now, str(failure), unreachable=unreachable, started=started)
-                self._opened(known, before)
+                known.last_failure = (failure, now)
+                dead = silent and claim.fresh and known.silence.failures >= DEAD_AFTER
+                cause = f"silence: {DEAD_AFTER} verifications failed" if dead else failure
+                cut_off = failure in CUT_OFF or (silent and unreachable)
+                if (dead or not silent) and not (cut_off and self._offline.now):
+                    known.breaker.failed(now, cause, unreachable=unreachable or dead, started=started)
+                    self._opened(known, before, now)
+                if cut_off:
+                    restored = self._lost(claim.route, now)
             after = known.breaker.state
-        self._changed(known, before, after, failure or "probes answered", None)
-        if self._listeners:
-            self.emit(events.ProbeEnded(route, round_trip if failure is None else None, failure))
+            if after is not before:
+                self._selector.changed()
+        self._changed(known, before, after, cause, None)
+        self._tell_restored(restored)
+        self._listeners.probe_ended(claim.route, round_trip, failure, fresh=claim.fresh)
 
-    def unprobed(self, route: Route) -> None:
+    def unprobed(self, claim: Claim) -> None:
         """A claimed probe was given up without a result (its client closed)."""
         with self._lock:
-            self._known[route.name].probing_until = self._known[route.name].probe_at = self.clock()
+            known = self._known[claim.route.name]
+            if claim.fresh:
+                known.verifying_until = self.clock()
+            else:
+                known.probing_until = known.probe_at = self.clock()
 
     # Under the lock
 
-    def _choose(self, call: Call, now: float) -> Choice:
-        standings = []
-        for known in self._known.values():
-            route = known.route
-            if not route.serves(call.model):
-                continue
-            standings.append(
-                Standing(
-                    route,
-                    known.latency.expected(self._baseline, call.model, call.size, now),
-                    known.breaker.state,
-                    known.breaker.since,
-                    known.obstacle(call.model, now) if self._allowed(route.region, call) else "region",
-                )
-            )
-        conversation = None
-        if call.conversation is not None:
-            conversation = self._conversations.get((call.model, call.conversation))
-        return choose(
-            standings,
-            self._fallback(call),
-            incumbent=self._incumbent,
-            held_until=self._held_until,
-            conversation=conversation,
-            now=now,
-        )
+    def _heard(self, known: Known, call: Call, attempt: Attempt, now: float) -> None:
+        """Learn from an answer."""
+        departed = attempt.started if attempt.sent_at is None else attempt.sent_at
+        if known.silence.suspect:
+            self._selector.changed()
+        known.silence.heard(departed)
+        if attempt.late:
+            return
+        busy = known.load.busy
+        slower = self._patience.learn(call, now - departed, known.latency, now, busy=busy)
+        if call.streaming:
+            if busy:
+                known.load.answered(slower)
+            self._selector.explorer.sees(known.standing, slower, now)
+
+    def _reached(self, endpoint: Route) -> None:
+        """An endpoint was reached: this machine is not offline (any more)."""
+        if not self._offline.is_missing(endpoint.name):
+            return
+        now = self.clock()
+        with self._lock:
+            ended = self._offline.reached(endpoint.name)
+            for known in self._known.values() if ended else ():
+                known.probe_at = known.breaker.retry_at = now
+        if ended:
+            logger.warning("An endpoint can be reached again.")
+
+    def _lost(self, endpoint: Route, now: float) -> list[Known]:
+        """An endpoint could not be reached. If it was the last, this machine is offline: no route is open for that.
+
+        Returns:
+            the routes that were opened in vain, and are not open any more.
+        """
+        if not self._offline.lost(endpoint.name, now):
+            return []
+        restored = [known for known in self._known.values() if known.breaker.restore(now, WITHIN)]
+        for known in restored:
+            if known.lost is not None:
+                known.latency, known.lost = known.lost, None
+            known.refresh(now)
+        self._selector.changed()
+        logger.warning("No endpoint can be reached: this machine seems to be offline.")
+        return restored
+
+    def _tell_restored(self, routes: list[Known]) -> None:
+        for known in routes:
+            self._changed(known, State.OPEN, State.CLOSED, "this machine is offline", None)
 
     def _give_up_waiting(self, now: float) -> list[Known]:
         """Put open routes on trial that nobody has probed in time; gives those."""
@@ -543,35 +581,25 @@ class Router:
         opened = [known for known in self._known.values() if known.breaker.state is State.OPEN]
         for known in opened:
             known.breaker.give_up_waiting(now, probed_since)
-        return [known for known in opened if known.breaker.state is not State.OPEN]
+        tried = [known for known in opened if known.breaker.state is not State.OPEN]
+        if tried:
+            self._selector.changed()
+        return tried
 
-    def _adopt(self, choice: Choice, now: float) -> None:
-        if choice.incumbent != self._incumbent:
-            self._held_until = now + HOLD if choice.moved else now  # who comes back from an outage is welcome
-            self._incumbent = choice.incumbent
-
-    def _fallback(self, call: Call) -> Route | None:
-        """The global endpoint, where this call may go to it."""
-        if self._global is None or not self._allowed(self._global.region, call):
-            return None
-        if call.addressed is not None and not self.config.global_api_key:
-            return None  # the caller's key belongs to the route it addressed
-        return self._global
-
-    def _allowed(self, region: str | None, call: Call) -> bool:
-        if not self.config.allows(region):
-            return False
-        return not call.regions or any(fnmatchcase(region or "", canonical_region(p)) for p in call.regions)
-
-    def _pinned(self, call: Call, name: str, now: float) -> Candidate:
-        allowed = {n: k.route for n, k in self._known.items() if self._allowed(k.route.region, call)}
-        if (fallback := self._fallback(call)) is not None:
+    def _pinned(self, call: Call, name: str) -> Route:
+        allowed = {n: k.route for n, k in self._known.items() if self._selector.allowed(k.route.region, call)}
+        if (fallback := self._selector.fallback(call)) is not None:
             allowed[GLOBAL] = fallback
         if name not in allowed:
             raise UnknownRouteError(name, tuple(allowed))
-        known = self._known.get(name)
-        score = known.latency.expected(self._baseline, call.model, call.size, now) if known else None
-        return Candidate(allowed[name], score, known.breaker.state if known else State.CLOSED, "pinned")
+        return allowed[name]
+
+    def _ranked(self, first: Route, reason: str, selection: Selection | None) -> tuple[Candidate, ...]:
+        """The ranking as data, for listeners; for a pinned request there is none."""
+        if selection is not None:
+            return _whole(selection)
+        known = self._known.get(first.name)
+        return (candidate(known.standing, 0.0, reason) if known else Candidate(first, None, State.CLOSED, reason),)
 
     def _find(self, name: str) -> Known:
         try:
@@ -579,18 +607,25 @@ class Router:
         except KeyError:
             raise UnknownRouteError(name, tuple(self._known)) from None
 
-    def _opened(self, known: Known, before: State) -> None:
+    def _opened(self, known: Known, before: State, now: float) -> None:
         """After an outage nothing of before it counts."""
+        if known.breaker.state is before or known.breaker.state is not State.OPEN:
+            return
+        known.silence.forget()
         # With nobody probing, what was known is all that can bring the route back.
-        if known.breaker.state is State.OPEN and before is not State.OPEN and self.config.probe_interval:
-            known.latency.forget()
+        if self.config.probe_interval:
+            known.lost, known.latency = known.latency, Latency()
+        known.refresh(now)
+        self._selector.changed()
 
     # After the lock
 
     def _changed(self, known: Known, before: State, after: State, cause: str, exchange: Exchange | None) -> None:
-        if before is after:
-            return
-        logger.info("Route %s: %s -> %s (%s)", known.route.name, before, after, cause)
-        if self._listeners:
-            number = exchange.number if exchange else None
-            self.emit(events.BreakerChanged(known.route, before, after, cause, number or None))
+        if before is not after:
+            self._listeners.breaker_changed(known.route, before, after, cause, exchange)
+
+
+def _whole(selection: Selection) -> tuple[Candidate, ...]:
+    """The ranking, and after it who is not asked."""
+    order = in_order(*selection)
+    return (*order, *left_out(selection.field, selection.usual, order))

@@ -33,6 +33,7 @@ from smartroute.events import (
     Event,
     ExchangeEnded,
     ExchangeStarted,
+    IncumbentChanged,
     ProbeEnded,
 )
 
@@ -113,6 +114,8 @@ class Telemetry:
                 self._breaker_changed(event)
             case ProbeEnded():
                 self._probe_ended(event)
+            case IncumbentChanged():
+                pass
             case _:
                 assert_never(event)
 
@@ -139,7 +142,14 @@ class Telemetry:
             )
         )
         span.add_event(
-            "smartroute.decision", _given({"smartroute.reason": event.reason, "smartroute.endpoint.name": first})
+            "smartroute.decision",
+            _given(
+                {
+                    "smartroute.reason": event.reason,
+                    "smartroute.endpoint.name": first,
+                    "smartroute.explanation": [str(candidate) for candidate in event.candidates],
+                }
+            ),
         )
 
     def _attempt_started(self, event: AttemptStarted) -> None:

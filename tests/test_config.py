@@ -460,6 +460,7 @@ address = "http://vllm.example:8000/v1"
 name = "vllm"
 region = "eu-paris-1"
 kind = "private"
+tier = 1
 allow_http = true
 """
 
@@ -470,7 +471,14 @@ def test_a_file_with_everything(toml: Callable[[str], Path]) -> None:
             ARIZONA,
             f"spare={URL}",
             Route(FRANKFURT, api_key="four", model="base"),
-            Route("http://vllm.example:8000/v1", name="vllm", region="EU_PARIS_1", kind=Kind.PRIVATE, allow_http=True),
+            Route(
+                "http://vllm.example:8000/v1",
+                name="vllm",
+                region="EU_PARIS_1",
+                kind=Kind.PRIVATE,
+                tier=1,
+                allow_http=True,
+            ),
         ],
         api_key=["one", "two"],
         model={"gpt": "m"},
@@ -524,6 +532,7 @@ def test_the_environments_routes_replace_all_of_the_files(toml: Callable[[str], 
         (f"[[route]]\naddress = '{URL}'\nkind = 'global'", "[[route]] in smartroute.toml", "kind global"),
         (f"[[route]]\naddress = '{URL}'\nadress = 1", "[[route]] in smartroute.toml", "did you mean address?"),
         (f"[[route]]\naddress = '{URL}'\nkind = 'privat'", "[[route]] in smartroute.toml", "'private'"),
+        (f"[[route]]\naddress = '{URL}'\ntier = 'first'", "[[route]] in smartroute.toml", "0 to 9"),
         (f"[[route]]\naddress = '{URL}'\nallow_http = 'no'", "[[route]] in smartroute.toml", "true or false"),
         ("[model]\nasked = 5", "model in smartroute.toml", "asked=sent"),
     ],

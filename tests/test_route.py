@@ -22,6 +22,7 @@ def test_a_handle_tells_url_name_and_region(region: str) -> None:
     route = Route(f"acct-dep1.{label}.direct.fireworks.ai", api_key="key")
     assert (route.url, route.name, route.region) == (f"https://acct-dep1.{label}.direct.fireworks.ai/v1", label, region)
     assert (route.kind, route.keys, route.models, route.allow_http) == (Kind.DIRECT, Keys(["key"]), None, False)
+    assert route.tier == 0
     assert str(route) == label
 
 
@@ -151,6 +152,7 @@ def test_plain_http_in_public(host: str) -> None:
         ({"model": {"a": ""}}, "model=", "missing"),
         ({"model": ("ab", "cd")}, "model=", "missing"),
         ({"model": 5}, "model=", "no model name"),
+        *(({"tier": tier}, "tier=", "whole number from 0 to 9") for tier in (-1, 10, 1.0, "1", True, None)),
         ({"allow_http": "no"}, "allow_http=", "true or false"),
     ],
 )
@@ -162,9 +164,9 @@ def test_arguments_that_are_refused(arguments: dict[str, Any], setting: str, pro
 
 def test_everything_wrong_is_said_at_once() -> None:
     with pytest.raises(ConfigError) as caught:
-        Route("ftp://host", name="", region="", kind="x", api_key="", model="", allow_http=1)  # type: ignore[arg-type]
+        Route("ftp://host", name="", region="", kind="x", api_key="", model="", tier=-1, allow_http=1)  # type: ignore[arg-type]
     assert {each.setting for each in caught.value.problems} == {
-        *("handle_or_url=", "name=", "region=", "kind=", "api_key=", "model=", "allow_http=")
+        *("handle_or_url=", "name=", "region=", "kind=", "api_key=", "model=", "tier=", "allow_http=")
     }
 
 
@@ -195,12 +197,14 @@ def test_a_mapping_serves_what_it_names(model: Any) -> None:
 
 
 def test_replace_keeps_what_it_is_not_told() -> None:
-    route = Route("http://vllm.example/v1", name="a", region="eu-1", kind="private", api_key="k", allow_http=True)
+    address = "http://vllm.example/v1"
+    route = Route(address, name="a", region="eu-1", kind="private", api_key="k", tier=2, allow_http=True)
     assert route.replace() == route
     other = route.replace(keys=(), models=(("gpt", "m"),))
     assert (other.keys, other.models) == (Keys(), (("gpt", "m"),))
     assert other.replace(keys=("k",)).models == (("gpt", "m"),)
     assert (other.url, other.name, other.region, other.kind) == (route.url, "a", "EU_1", Kind.PRIVATE)
+    assert (other.tier, other.allow_http) == (2, True)
 
 
 def test_the_global_endpoint_has_its_own_name_and_region() -> None:
@@ -217,6 +221,13 @@ def test_routes_are_values(copy: Callable[[Route], Route]) -> None:
     assert route != route.replace(keys=("other",))
     with pytest.raises(AttributeError):
         route.name = "x"  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("tier", range(10))
+def test_a_tier_is_a_digit(tier: int) -> None:
+    route = Route(HANDLE, tier=tier)
+    assert route.tier == tier
+    assert (route == Route(HANDLE)) is (tier == 0)
 
 
 def test_canonical_region() -> None:

@@ -236,7 +236,14 @@ def test_a_healthy_call(backend: Backend) -> None:
         "smartroute.stream.size": 321,
     }
     assert [(event.name, dict(event.attributes or {})) for event in route.events] == [
-        ("smartroute.decision", {"smartroute.reason": "best", "smartroute.endpoint.name": "us-arizona-1"})
+        (
+            "smartroute.decision",
+            {
+                "smartroute.reason": "best",
+                "smartroute.endpoint.name": "us-arizona-1",
+                "smartroute.explanation": tuple(str(each) for each in started().candidates),
+            },
+        )
     ]
     assert [span.status.status_code for span in backend.spans] == [StatusCode.UNSET, StatusCode.UNSET]
 

@@ -23,6 +23,8 @@ WINDOW_AGE = 600.0
 FIRST_BACKOFF = 1.0
 LAST_BACKOFF = 10.0
 """Seconds between probes of an open route at the most, as for a healthy one: a healed region is soon back in use."""
+LAST_TRIAL_BACKOFF = 60.0
+"""The same where probes are answered and requests are not: then every look costs a request."""
 JITTER = 0.2
 GOOD_PROBES = 2
 UNPROBED = 10.0
@@ -80,7 +82,7 @@ class Breaker:
         if self.state is State.OPEN or started < self.since:
             return
         if self.state is State.HALF_OPEN:
-            self._backoff = min(self._backoff * 2, LAST_BACKOFF)
+            self._backoff = min(self._backoff * 2, LAST_TRIAL_BACKOFF)
             self._open(now, cause)
             return
         self._in_a_row += 1
@@ -96,7 +98,7 @@ class Breaker:
             return
         if not good:
             self._good_probes = 0
-            self._backoff = min(self._backoff * 2, LAST_BACKOFF)
+            self._backoff = max(self._backoff, min(self._backoff * 2, LAST_BACKOFF))
             self.retry_at = now + self._spread(self._backoff)
             return
         self._good_probes += 1
@@ -113,6 +115,13 @@ class Breaker:
         due = self.retry_at if probed_since is None else max(self.retry_at, probed_since) + UNPROBED
         if self.state is State.OPEN and now >= due:
             self._enter(State.HALF_OPEN, now)
+
+    def restore(self, now: float, within: float) -> bool:
+        """Take back an opening of so many seconds ago at the most: it was not the route's fault."""
+        if self.state is not State.OPEN or now - self.since > within:
+            return False
+        self._enter(State.CLOSED, now)
+        return True
 
     def _open(self, now: float, cause: str) -> None:
         self.cause = cause

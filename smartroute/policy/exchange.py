@@ -13,12 +13,16 @@ A driver tells the exchange what happened and does what it answers:
       │                                       │
       └──▶ Failed │ Diverted ─────────────────┴──▶ Send (elsewhere) │ Deliver │ Raise
 
-Attempts carry numbers, so that events of two attempts in flight can be told apart.
+An attempt of which nothing has come by its `check_at` is told as `Quiet`; the answer is `Wait`, or a `Send`
+beside it (a rescue) if its route is dead. Attempts carry numbers, so that events of two in flight can
+be told apart.
 """
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Protocol, assert_never
 
+from smartroute.policy.affinity import Talk
 from smartroute.policy.messages import (
     Answered,
     Attempt,
@@ -31,10 +35,12 @@ from smartroute.policy.messages import (
     Failed,
     Gate,
     Hold,
+    Quiet,
     Raise,
     Record,
     Send,
     Spoiled,
+    Wait,
     Whole,
 )
 from smartroute.policy.outcome import Again, Blame, Failure, Rule, rule_for_failure, rule_for_status
@@ -51,8 +57,17 @@ MOST_RIVALS = 8
 """Connections opened at once at the most when nothing is known of any route."""
 ERROR_LIMIT = 1.0
 """Seconds that an error's body may take where another endpoint is to be asked."""
+LOOK_AGAIN = 1.0
+"""Seconds after which an attempt is looked after again whose route is dead, if there was nowhere else to go."""
 KEPT_FOR_GLOBAL = 1.0
 """Seconds of the deadline that attempts on routes leave to the global endpoint."""
+
+
+_SILENT = rule_for_failure(Failure.SILENCE)
+
+
+def _no_rivals() -> tuple[Route, ...]:
+    return ()
 
 
 class Fleet(Protocol):
@@ -79,7 +94,11 @@ class Fleet(Protocol):
         ...
 
     def departed(self, exchange: "Exchange", attempt: Attempt) -> None:
-        """An attempt is on its way."""
+        """An attempt is on its way. Sets when it is to be looked after, and when it is overdue."""
+        ...
+
+    def quiet(self, exchange: "Exchange", attempt: Attempt, now: float) -> float | None:
+        """Nothing has come of an attempt. When to look again; None: its route is dead, send it elsewhere too."""
         ...
 
     def answered(self, exchange: "Exchange", attempt: Attempt, now: float) -> None:
@@ -109,20 +128,23 @@ class Exchange:
     Args:
         call: the request.
         fleet: the router.
-        ranking: who may be asked, best first.
+        first: the endpoint to begin with, and the `reason`.
         number: its number in events; 0 if nobody listens.
         deadline: seconds that the whole exchange may take up to the first content; None: as long as the
             caller's own timeouts allow.
+        talk: the conversation it belongs to, if any.
         at_once: nothing is known of any route: open connections to all of them at the same time.
     """
 
     __slots__ = (
         "_at_once",
         "_deadline",
+        "_first",
         "_fleet",
         "_moves",
         "_one_other",
-        "_ranking",
+        "_ranked",
+        "_rivals",
         "_sends",
         "_starved",
         "_until",
@@ -131,26 +153,32 @@ class Exchange:
         "call",
         "delivered",
         "number",
+        "talk",
     )
 
     def __init__(
         self,
         call: Call,
         fleet: Fleet,
-        ranking: Sequence[Candidate],
+        first: Route,
+        reason: str,
         *,
         number: int = 0,
         deadline: float | None = None,
         at_once: bool = False,
+        talk: Talk | None = None,
     ) -> None:
         self.call = call
         self._fleet = fleet
-        self._ranking = ranking
+        self._first = first, reason
+        self._ranked: Sequence[Candidate] | None = None
+        self._rivals: tuple[Route, ...] = ()
         self._deadline = deadline
         self.number = number
         self.began = 0.0
         self._until: float | None = None
         self._at_once = at_once
+        self.talk = talk
         self._sends = 0
         self._moves = 0
         self._starved = False
@@ -159,12 +187,11 @@ class Exchange:
         self.delivered: Attempt | None = None
 
     def start(self, now: float) -> Command:
-        """Set out. The ranking must not be empty."""
+        """Set out."""
         self.began = now
         if self._deadline is not None:
             self._until = now + self._deadline
-        first = self._ranking[0]
-        return self._send(first.route, first.reason, now)
+        return self._send(*self._first, now)
 
     def feed(self, event: Event, now: float) -> Command:
         """Take note of what happened, and say what to do."""
@@ -177,6 +204,8 @@ class Exchange:
                 return self._in_hand(event.attempt, now)
             case Failed() | Spoiled():
                 return self._failed(event, now)
+            case Quiet():
+                return self._quiet(event.attempt, now)
         assert_never(event)
 
     def settle(self, attempt: Attempt, how: str, now: float, *, size: int = 0, detail: str = "") -> None:
@@ -208,7 +237,7 @@ class Exchange:
     def _diverted(self, event: Diverted, now: float) -> Command:
         self._over(event.attempt, now, how="diverted")
         self.attempts.remove(event.attempt)  # nothing was sent: it was no attempt
-        winner = next(c.route for c in self._ranking if c.route.name == event.winner)
+        winner = next(rival for rival in self._rivals if rival.name == event.winner)
         return self._send(winner, "connection_race", now, race=False)
 
     def _answered(self, event: Answered, now: float) -> Command:
@@ -216,7 +245,7 @@ class Exchange:
         attempt.status, attempt.wait = status, event.wait
         attempt.event_stream = event.event_stream
         if status >= 400:
-            return Hold(attempt, Gate.ERROR, ERROR_LIMIT if self._may_go_on(attempt, status) else None)
+            return Hold(attempt, Gate.ERROR, ERROR_LIMIT if self._may_go_on(attempt, status, now) else None)
         as_made = attempt.on_global and self.call.addressed is None
         if status >= 300 and not as_made:  # the client would resolve it against the URL that it knows
             return self._failed(Spoiled(attempt, Failure.REDIRECT, f"redirect ({status})"), now)
@@ -240,8 +269,20 @@ class Exchange:
                 self._fleet.blamed(self, earlier, now, unreachable=False)
             elif earlier.error_status in (401, 403, 404):
                 self._fleet.refused(self, earlier, now)
-        self.delivered = attempt
-        return Deliver(attempt)
+        return self._deliver(attempt, now)
+
+    def _quiet(self, attempt: Attempt, now: float) -> Command:
+        if attempt.ended is None and attempt.content_at is None:
+            attempt.check_at = self._fleet.quiet(self, attempt, now)
+            dead = attempt.check_at is None
+            wanted = (dead or attempt.slow) and not attempt.rescued and not self._pinned
+            command = self._move(attempt, _SILENT, now, rescue=True, free=dead) if wanted else None
+            if command is not None:
+                attempt.rescued = True
+                return command
+            if dead and not attempt.rescued:
+                attempt.check_at = now + LOOK_AGAIN
+        return Wait()
 
     def _failed(self, event: Failed | Spoiled, now: float) -> Command:
         attempt = event.attempt
@@ -253,8 +294,7 @@ class Exchange:
         attempt.rule = rule = rule_for_status(status) if status is not None else rule_for_failure(event.failure)
         if isinstance(event, Spoiled) and event.failure is Failure.ERROR_EVENT and rule.again is Again.NOWHERE:
             attempt.failure = None  # the caller's own mistake, told in the stream
-            self.delivered = attempt
-            return Deliver(attempt)
+            return self._deliver(attempt, now)
         self._judge(attempt, rule, status, now)
         if attempt.ended is None:
             self._over(attempt, now, how="discarded" if attempt.status else None)
@@ -265,17 +305,20 @@ class Exchange:
             if (following := (attempt.key + 1) % keys) != first:
                 return self._send(attempt.endpoint, "next_key", now, key=following)
         if self._is_answer(attempt, rule, status):
-            return self._conclude(attempt)
-        return self._move(attempt, rule, now) or self._conclude(None)
+            return self._conclude(attempt, now)
+        live = [other for other in self.attempts if other.ended is None]
+        if any(not other.rescued for other in live):
+            return Wait()
+        return self._move(attempt, rule, now) or (Wait() if live else self._conclude(None, now))
 
     # Where next
 
-    def _may_go_on(self, attempt: Attempt, status: int) -> bool:
+    def _may_go_on(self, attempt: Attempt, status: int, now: float) -> bool:
         """Whether an error may not be the caller's answer yet: nobody waits long for what is thrown away."""
         if attempt.on_global or self._is_answer(attempt, rule_for_status(status), status):
             return False
         tried = {a.endpoint.name for a in self.attempts}
-        return any(c.route.name not in tried for c in self._ranking)
+        return any(c.route.name not in tried for c in self._ranking(now))
 
     def _is_answer(self, attempt: Attempt, rule: Rule, status: int | None) -> bool:
         """Whether nobody else is to be asked, whatever happened."""
@@ -283,15 +326,26 @@ class Exchange:
         return rule.again is Again.NOWHERE or self._pinned or refused_the_callers_key
 
     def _judge(self, attempt: Attempt, rule: Rule, status: int | None, now: float) -> None:
-        if attempt.on_global or attempt.stale:
+        if attempt.stale:
+            return
+        if attempt.on_global:
+            if rule.blame is Blame.OPEN:
+                self._fleet.blamed(self, attempt, now, unreachable=True)
             return
         if status == 429 or (status == 503 and attempt.wait is not None):
             self._fleet.cooled(attempt, 1.0 if attempt.wait is None else attempt.wait, now)
         if rule.blame is Blame.OPEN or (rule.blame is Blame.COUNT and self.call.retry == 0):
             self._fleet.blamed(self, attempt, now, unreachable=rule.blame is Blame.OPEN)
 
-    def _move(self, attempt: Attempt, rule: Rule, now: float) -> Command | None:
-        """Send it elsewhere, if limits, budget and deadline allow."""
+    def _move(
+        self, attempt: Attempt, rule: Rule, now: float, *, rescue: bool = False, free: bool = True
+    ) -> Command | None:
+        """Send it elsewhere, if limits, budget and deadline allow.
+
+        Args:
+            rescue: the attempt goes on.
+            free: the first move costs nothing. A rescue that is not goes to healthy routes only.
+        """
         if self._one_other is not None and attempt.sent and rule.again is not Again.ELSEWHERE:
             return None
         if self.call.retry and sum(a.sent for a in self.attempts) >= MOST_ATTEMPTS_OF_A_RETRY:
@@ -302,31 +356,33 @@ class Exchange:
             return None
         tried = {a.endpoint.name for a in self.attempts}
         on_routes = len({a.endpoint.name for a in self.attempts if a.sent and not a.on_global})
-        self._ranking = self._fleet.ranking(self.call, now)
-        for candidate in self._ranking:
+        self._ranked = None
+        for candidate in self._ranking(now):
             route = candidate.route
             on_global = route.kind is Kind.GLOBAL
             if route.name in tried or (not on_global and on_routes >= MOST_ROUTES):
                 continue
-            limit = self._limit(route)
+            if not free and (on_global or candidate.reason == "last_resort"):
+                break
+            limit = self._limit(route, now)
             if limit is not None and now >= limit:  # what is left of the deadline is kept for global
                 continue
             if rule.again is Again.OTHER_KEY and self._fleet.same_key(self.call, attempt.endpoint, route):
                 continue
             # Promise 3 is free: the first move, and the last resort. But the SDK's own retries pay for all.
-            free = not attempt.sent or (not self.call.retry and (self._moves == 0 or on_global))
-            if not free and not self._fleet.replay(now):
-                self._starved = True
+            promised = free and not self.call.retry and (self._moves == 0 or on_global)
+            if attempt.sent and not promised and not self._fleet.replay(now):
+                self._starved = not rescue
                 continue
             if rule.again in (Again.ONE_OTHER, Again.OTHER_KEY):
                 self._one_other = attempt
             self._moves += attempt.sent
             # What was passed over here must not get the request by way of a connection race.
             race = not on_global and rule.again is not Again.OTHER_KEY
-            return self._send(route, "failover", now, race=race)
+            return self._send(route, "rescue" if rescue else "failover", now, race=race)
         return None
 
-    def _conclude(self, answer: Attempt | None) -> Command:
+    def _conclude(self, answer: Attempt | None, now: float) -> Command:
         """Nowhere else to go: the most telling thing that happened goes to the caller."""
         other = self._one_other
         if answer is None and other is not None and not _is_own_refusal(other, self.attempts):
@@ -334,36 +390,62 @@ class Exchange:
         answer = answer or _most_telling(self.attempts)
         if answer.failure is not Failure.ERROR_EVENT and (answer.status is None or answer.status < 400):
             return Raise(answer)
-        self.delivered = answer
-        return Deliver(answer, final=self._starved)
+        return self._deliver(answer, now, final=self._starved)
+
+    def _deliver(self, attempt: Attempt, now: float, *, final: bool = False) -> Deliver:
+        """One answer is enough: what else is in flight is dropped."""
+        self.delivered = attempt
+        for other in self.attempts:
+            if other is not attempt and other.ended is None:
+                if other.rescued and attempt.content_at is not None:  # somebody else did answer
+                    other.failure, other.detail = Failure.SILENCE, "no answer came"
+                    self._fleet.blamed(self, other, now, unreachable=False)
+                self._over(other, now, how="superseded")
+        return Deliver(attempt, final)
 
     def _send(
-        self, route: Route, reason: str, now: float, *, key: int | None = None, race: bool = True, fresh: bool = False
+        self,
+        route: Route,
+        reason: str,
+        now: float,
+        *,
+        key: int | None = None,
+        race: bool = True,
+        fresh: bool = False,
     ) -> Send:
         self._sends += 1
         if key is None:
             _, key = self._fleet.keys(self.call, route)
-        attempt = Attempt(self._sends, route, key, reason, now, self._limit(route), fresh)
-        rivals = self._rivals(route) if race and not self._pinned else ()
+        attempt = Attempt(self._sends, route, key, reason, now, self._limit(route, now), fresh)
+        rivals = partial(self._race, route, now) if race and not self._pinned else _no_rivals
+        beside = any(other.ended is None for other in self.attempts)
         self.attempts.append(attempt)
         self._fleet.departed(self, attempt)
-        return Send(attempt, rivals, 0.0 if self._at_once else self._fleet.patience(route))
+        return Send(attempt, rivals, 0.0 if self._at_once else self._fleet.patience(route), beside)
 
-    def _limit(self, route: Route) -> float | None:
+    def _ranking(self, now: float) -> Sequence[Candidate]:
+        """Who may be asked, best first; asked for only when the first choice was not enough."""
+        if self._ranked is None:
+            self._ranked = self._fleet.ranking(self.call, now)
+        return self._ranked
+
+    def _limit(self, route: Route, now: float) -> float | None:
         """When an attempt on this endpoint must have brought an answer."""
-        if self._until is None or route.kind is Kind.GLOBAL or any(a.on_global for a in self.attempts):
+        if self._until is None or self._pinned or route.kind is Kind.GLOBAL or any(a.on_global for a in self.attempts):
             return self._until
-        if not any(c.route.kind is Kind.GLOBAL for c in self._ranking):
+        if not any(c.route.kind is Kind.GLOBAL for c in self._ranking(now)):
             return self._until
         return self._until - min(KEPT_FOR_GLOBAL, (self._deadline or 0.0) / 2)
 
-    def _rivals(self, route: Route) -> tuple[Route, ...]:
+    def _race(self, route: Route, now: float) -> tuple[Route, ...]:
+        """Who may be connected to as well; asked for only when a connection has to be made."""
         tried = {a.endpoint.name for a in self.attempts}
-        others = (c.route for c in self._ranking if c.reason != "last_resort" and c.route is not route)
+        others = (c.route for c in self._ranking(now) if c.reason != "last_resort" and c.route is not route)
         rivals = [r for r in others if r.name not in tried]
         if self._at_once:  # nothing is known of the routes: global is no competitor, only what is left
             rivals = [r for r in rivals if r.kind is not Kind.GLOBAL]
-        return tuple(rivals[: MOST_RIVALS - 1])
+        self._rivals = tuple(rivals[: MOST_RIVALS - 1])
+        return self._rivals
 
     @property
     def _pinned(self) -> bool:

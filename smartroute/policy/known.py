@@ -1,52 +1,81 @@
 """Everything that is known of one route."""
 
 from dataclasses import dataclass, field
+from math import inf
 
 from smartroute.policy.breaker import Breaker, State
-from smartroute.policy.latency import Baseline, Latency
+from smartroute.policy.latency import Latency
+from smartroute.policy.load import Load
 from smartroute.policy.messages import Attempt
+from smartroute.policy.selection import Standing
+from smartroute.policy.silence import Silence
 from smartroute.route import Route, RouteStatus
 
 __all__ = ["TYPICAL_SIZE", "Known"]
 
 TYPICAL_SIZE = 2_000
-"""Bytes of the request that `RouteStatus.first_token` speaks of."""
+"""Bytes of a request, if nobody says how many."""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Known:
     """What is known of one route: plain state, guarded by the router's lock. `now` is monotonic seconds."""
 
     route: Route
     breaker: Breaker
+    standing: Standing = field(init=False)
     latency: Latency = field(default_factory=Latency)
-    in_flight: int = 0
+    lost: Latency | None = None
+    load: Load = field(default_factory=Load)
+    silence: Silence = field(default_factory=Silence)
     requests: int = 0
     failures: int = 0
     last_failure: tuple[str, float] | None = None
     probe_at: float = 0.0
+    probed_at: float = -inf
     probing_until: float = 0.0
+    verifying_until: float = 0.0
     trial: Attempt | None = None
     cooldown_until: float = 0.0
     quarantine: dict[str | None, tuple[str, float]] = field(default_factory=dict)
     drained: bool = False
     key: int = 0
 
-    def obstacle(self, model: str | None, now: float) -> str | None:
-        """Why it must not be asked, if it must not."""
+    def __post_init__(self) -> None:
+        self.standing = Standing(self.route)
+
+    def refresh(self, now: float) -> None:
+        """Bring what the ranking reads up to date."""
+        self.latency.fade(now)
+        standing, latency = self.standing, self.latency
+        standing.state = self.breaker.state
+        standing.round_trip = inf if latency.round_trip is None else latency.round_trip
+        standing.factor, standing.error = latency.factor, latency.error
+        standing.load = self.load.penalty(now)
+
+    def obstacle(self, model: str | None, now: float) -> tuple[str | None, float]:
+        """Why it must not be asked, if it must not, and until when, if that is known."""
         if self.drained:
-            return "drained"
+            return "drained", inf
         if self.quarantine:
             for key in (None, model):
                 if key in self.quarantine:
                     if now < self.quarantine[key][1]:
-                        return "quarantine"
+                        return "quarantine", self.quarantine[key][1]
                     del self.quarantine[key]
         if now < self.cooldown_until:
-            return "cooldown"
+            return "cooldown", self.cooldown_until
         if self.breaker.state is State.OPEN:
-            return "open"
-        return "busy" if self._on_trial else None
+            return "open", inf
+        if self._on_trial:
+            return "busy", inf
+        return "suspect" if self.silence.suspect else None, inf
+
+    def is_dead_to(self, attempt: Attempt) -> bool:
+        """Whether there is proof, or half of it, that this attempt waits in vain."""
+        departed = attempt.started if attempt.sent_at is None else attempt.sent_at
+        opened = self.breaker.state is State.OPEN and self.breaker.since >= departed
+        return opened or self.silence.failed_since(departed)
 
     @property
     def _on_trial(self) -> bool:
@@ -61,8 +90,14 @@ class Known:
         """When it is to be probed next."""
         return self.breaker.retry_at if self.breaker.state is State.OPEN else self.probe_at
 
-    def status(self, baseline: Baseline, now: float, *, probing: bool, incumbent: bool) -> RouteStatus:
-        """What is known, as a value. `probing`: whether probes are being made at all."""
+    def status(self, usual: float, now: float, *, probing: bool, incumbent: bool) -> RouteStatus:
+        """What is known, as a value.
+
+        Args:
+            usual: the usual service time of a typical request in seconds.
+            probing: whether probes are being made at all.
+        """
+        near = self.latency.round_trip
         quarantine = next((why for why, until in self.quarantine.values() if now < until), None)
         return RouteStatus(
             name=self.route.name,
@@ -71,15 +106,18 @@ class Known:
             url=self.route.url,
             state=self.breaker.state,
             since=now - self.breaker.since,
-            round_trip=self.latency.round_trip,
-            first_token=self.latency.expected(baseline, None, TYPICAL_SIZE, now),
-            in_flight=self.in_flight,
+            round_trip=near,
+            first_token=None if near is None else near + usual * self.latency.factor,
+            in_flight=self.load.in_flight,
+            limit=int(self.load.limit),
+            factor=self.latency.factor,
             requests=self.requests,
             failures=self.failures,
             last_failure=self.last_failure and (self.last_failure[0], now - self.last_failure[1]),
             next_probe=max(self.due - now, 0.0) if probing else None,
             cooldown=max(self.cooldown_until - now, 0.0),
             quarantine=quarantine,
+            suspect=self.silence.suspect,
             incumbent=incumbent,
             drained=self.drained,
         )

@@ -3,8 +3,10 @@
 Values without behaviour. Attempts carry numbers, so that events of two in flight can be told apart.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum, auto
+from math import inf
 
 from smartroute.policy.outcome import Failure, Rule
 from smartroute.route import Kind, Route
@@ -21,10 +23,12 @@ __all__ = [
     "Failed",
     "Gate",
     "Hold",
+    "Quiet",
     "Raise",
     "Record",
     "Send",
     "Spoiled",
+    "Wait",
     "Whole",
 ]
 
@@ -71,6 +75,12 @@ class Attempt:
         until: when it must have brought an answer, in monotonic seconds; None: no limit of ours.
         headers: raw header pairs to send along (trace context).
         fresh: whether it must not use a connection that was open before.
+        look_after: seconds after its departure when somebody should ask whether its route is alive; None: never.
+        overdue_after: seconds after its departure from which on it is overdue.
+        overdue: whether it was found overdue; `slow`: so long that another attempt is worth a token, though its route
+            is alive; `rescued`: whether another attempt was made in its stead.
+        late: whether this process woke too late for its times to mean anything.
+        check_at: when to feed `Quiet` if nothing has come by then, in monotonic seconds.
         sent: whether a byte of the request may have reached the endpoint.
         reused: whether it went over a connection that had served before.
         sent_at: when its first byte was written.
@@ -90,6 +100,13 @@ class Attempt:
     started: float
     until: float | None
     fresh: bool = False
+    look_after: float | None = None
+    overdue_after: float = inf
+    overdue: bool = False
+    slow: bool = False
+    rescued: bool = False
+    late: bool = False
+    check_at: float | None = None
     headers: list[tuple[bytes, bytes]] = field(default_factory=list)
     sent: bool = False
     reused: bool = False
@@ -106,6 +123,12 @@ class Attempt:
     error_status: int | None = None
     rule: Rule | None = None
     wait: float | None = None
+
+    def depart(self, now: float, *, reused: bool) -> None:
+        """Its first byte goes out now."""
+        self.sent, self.sent_at, self.reused = True, now, reused
+        if self.look_after is not None:
+            self.check_at = now + self.look_after
 
     @property
     def on_global(self) -> bool:
@@ -196,7 +219,14 @@ class Spoiled:
     status: int | None = None
 
 
-Event = Diverted | Failed | Answered | Content | Whole | Spoiled
+@dataclass(frozen=True, slots=True)
+class Quiet:
+    """Nothing that counts has come of this attempt by its `check_at`."""
+
+    attempt: Attempt
+
+
+Event = Diverted | Failed | Answered | Content | Whole | Spoiled | Quiet
 
 
 # What the exchange answers.
@@ -207,13 +237,15 @@ class Send:
     """Send the request. If it needs a new connection, race the rivals' connections against it.
 
     Attributes:
-        rivals: endpoints to which the driver may open a connection as well, each `patience` seconds
-            after the one before; the first connection that is ready gets the request (`Diverted`).
+        rivals: gives the endpoints to which the driver may open a connection as well, each `patience`
+            seconds after the one before; the first connection that is ready gets the request (`Diverted`).
+        beside: whether what is in flight already stays in flight: the first content wins.
     """
 
     attempt: Attempt
-    rivals: tuple[Route, ...]
+    rivals: Callable[[], tuple[Route, ...]]
     patience: float
+    beside: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,8 +261,13 @@ class Hold:
 
 
 @dataclass(frozen=True, slots=True)
+class Wait:
+    """Go on waiting for what is in flight."""
+
+
+@dataclass(frozen=True, slots=True)
 class Deliver:
-    """Hand this attempt's response to the caller. `final`: tell the SDK that retrying cannot help."""
+    """Hand this attempt's response to the caller, drop all others. `final`: tell the SDK that retrying cannot help."""
 
     attempt: Attempt
     final: bool = False
@@ -243,4 +280,4 @@ class Raise:
     attempt: Attempt
 
 
-Command = Send | Hold | Deliver | Raise
+Command = Send | Hold | Wait | Deliver | Raise

@@ -40,6 +40,7 @@ class Failure(StrEnum):
     WRITE = "write"
     RESET = "reset"
     READ_TIMEOUT = "read_timeout"
+    SILENCE = "silence"
     PROTOCOL = "protocol"
     STATUS = "status"
     REDIRECT = "redirect"
@@ -107,6 +108,7 @@ _BY_FAILURE = {
     Failure.CONNECT_TIMEOUT: _UNREACHABLE,
     Failure.TLS: _UNREACHABLE,
     Failure.CERTIFICATE: _UNREACHABLE,
+    Failure.SILENCE: Rule(Again.ELSEWHERE, Blame.COUNT),
     Failure.POOL_TIMEOUT: Rule(Again.ELSEWHERE, Blame.NONE),  # our own limit
     Failure.CANCELLED: _ANSWER,
 }

@@ -1,27 +1,297 @@
 """Ranking the routes: who is asked first, and why.
 
-A pure function from what is known of the routes to an order. The incumbent is left only for a clearly
-better challenger (FoundationDB's and Cassandra's lesson: a ranking without damping oscillates).
+Pure functions from what is known of the routes to a choice. The incumbent is left only for a clearly
+better challenger (FoundationDB's and Cassandra's lesson: a ranking without damping oscillates), what is too
+much for it spills over, and what nobody knows is explored now and then.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from math import exp, hypot, inf
 
 from smartroute.policy.breaker import State
 from smartroute.route import Route
 
-__all__ = ["Candidate", "Choice", "Standing", "choose"]
+__all__ = [
+    "Candidate",
+    "Choice",
+    "Field",
+    "Score",
+    "Standing",
+    "candidate",
+    "choose",
+    "draw_up",
+    "in_order",
+    "left_out",
+]
 
 LEAST_GAIN = 0.010
 """Seconds by which a challenger must be better at least."""
-LEAST_SHARE = 0.20
+LEAST_SHARE = 0.05
 """... and the share of the incumbent's score."""
+ERRORS = 1.0
+"""... and so many standard errors of the difference."""
 HOLD = 30.0
 """Seconds between two moves for a better score."""
-RELUCTANT = ("busy", "cooldown", "quarantine")
-"""Obstacles that give way when there is nobody else to ask."""
 INTOLERABLE = 2.0
 """An incumbent worse than the best by this factor is left at once."""
+WORTH_STAYING = 0.5
+"""The share of its score that a conversation may lose by staying where its prompt is cached, if that is not known."""
+OPTIMISM = 1.5
+"""Standard errors by which a route may be better than it is believed to be, for it to be worth a look."""
+MOST_WASTED = 1.0
+"""Seconds that a look may cost the request that takes it, if the route is as bad as it is believed to be."""
+IMPATIENCE = 0.1
+"""Seconds more that it may cost for each second that a look at a route that was left is due."""
+RELUCTANT = ("busy", "cooldown", "quarantine")
+"""Obstacles that give way when there is nobody else to ask."""
+
+
+@dataclass(slots=True, eq=False)
+class Standing:
+    """What the ranking needs to know of a route; kept up to date in place, so that choosing only has to read.
+
+    Attributes:
+        state: the breaker's.
+        round_trip: seconds; infinite while unmeasured.
+        factor: how many times longer than usual it takes to answer; `error`: the standard error of its logarithm.
+        load: by what factor it would be slower for its load; infinite: it may get no further request now.
+        silent: whether it has failed a verification, and not been heard of since.
+        left: whether it was left for being slow, which may have passed.
+        look_at: when one request may see whether it has become better, in monotonic seconds; `pause`: seconds
+            until the look after that.
+    """
+
+    route: Route
+    state: State = State.CLOSED
+    round_trip: float = inf
+    factor: float = 1.0
+    error: float = 0.0
+    load: float = 1.0
+    silent: bool = False
+    left: bool = False
+    look_at: float = 0.0
+    pause: float = 0.0
+
+    def score(self, usual: float) -> float:
+        """The expected seconds to first token of a request with this usual service time; lower is better."""
+        return self.round_trip + usual * self.factor
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """Who may run, for requests of one kind. Made anew only when something has changed.
+
+    Attributes:
+        runners: the routes that compete: healthy, of the best tier that has any; `names`: theirs.
+        trials: routes on trial that are of no worse tier, and free.
+        others: the routes that come after them, in groups; then `suspects`, who owe an answer and say nothing.
+        fallback: the global endpoint, if these requests may go to it.
+        shut: open routes, the one that opened first in front: better than nobody.
+        refused: routes that are not asked, and why.
+    """
+
+    runners: tuple[Standing, ...]
+    names: frozenset[str]
+    trials: tuple[Standing, ...] = ()
+    others: tuple[tuple[Standing, ...], ...] = ()
+    suspects: tuple[Standing, ...] = ()
+    fallback: Route | None = None
+    shut: tuple[Standing, ...] = ()
+    refused: tuple[tuple[Standing, str], ...] = ()
+
+
+def draw_up(
+    standings: Iterable[tuple[Standing, str | None]], fallback: Route | None, since: Callable[[Standing], float]
+) -> Field:
+    """Sort the routes into those that compete and those that do not.
+
+    Args:
+        standings: the routes in the order of the configuration, and what stands in the way of each: nothing,
+            or `suspect`, `open`, `busy`, `cooldown`, `quarantine`, `drained`, `region`.
+        fallback: the global endpoint, if there is one.
+        since: since when a route has been in its state.
+    """
+    free: dict[int, list[Standing]] = {}
+    trials: list[Standing] = []
+    suspects: list[Standing] = []
+    shut: list[Standing] = []
+    refused: list[tuple[Standing, str]] = []
+    for standing, obstacle in standings:
+        if obstacle == "open":
+            shut.append(standing)
+        elif obstacle == "suspect":
+            suspects.append(standing)
+        elif obstacle is not None:
+            refused.append((standing, obstacle))
+        elif standing.state is State.HALF_OPEN:
+            trials.append(standing)
+        else:
+            free.setdefault(standing.route.tier, []).append(standing)
+    shut.sort(key=since)
+    best = min(free, default=None)
+    if best is None:  # nobody healthy is left: who is on trial, or says nothing at the moment, is better than nobody
+        pool, trials, suspects = trials or suspects, [], suspects if trials else []
+        best = min((s.route.tier for s in pool), default=0)
+        free = {}
+        for standing in pool:
+            free.setdefault(standing.route.tier, []).append(standing)
+    runners = tuple(free.pop(best, ()))
+    for standing in trials:
+        if standing.route.tier > best:
+            free.setdefault(standing.route.tier, []).append(standing)
+    return Field(
+        runners,
+        frozenset(s.route.name for s in runners),
+        tuple(s for s in trials if s.route.tier <= best),
+        tuple(tuple(free[tier]) for tier in sorted(free)),
+        tuple(suspects),
+        fallback,
+        tuple(shut),
+        tuple(refused),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """Who is asked first.
+
+    Attributes:
+        first: the route; None: none of them.
+        reason: `best`, `incumbent`, `affinity` (its conversation is there), `size` (better for a request of
+            this size), `detour` (the incumbent is suspect), `spill` (it is busy), `explore` (a look at it),
+            `trial`, or `unmeasured`.
+        incumbent: the incumbent from now on.
+        moved: whether it was left for a better score (this starts the hold; an incumbent that was lost, or
+            that nobody had measured yet, was not left for a score).
+    """
+
+    first: Standing | None
+    reason: str
+    incumbent: Standing | None
+    moved: bool = False
+
+
+def choose(
+    field: Field,
+    usual: float,
+    *,
+    incumbent: Standing | None,
+    typical: float,
+    held_until: float,
+    home: Standing | None,
+    saving: float,
+    spare: bool | None,
+    now: float,
+) -> Choice:
+    """Choose the route that a request is sent to first.
+
+    Args:
+        field: who may run.
+        usual: the usual service time of such a request in seconds; `typical`: of all requests.
+        incumbent: the route that requests go to by default.
+        held_until: until when it is not left for a better score, in monotonic seconds.
+        home: the route that this request's conversation is on, if any.
+        saving: seconds that the conversation's warm prompt cache may save there.
+        spare: whether this request may explore (False: only a route that was left; None: not at all).
+    """
+    if not field.runners:
+        return Choice(None, "", incumbent)
+    moved = False
+    first, reason, challenger = _race(field, usual, incumbent)
+    if reason == "challenger":
+        current, first = first, challenger
+        if (now >= held_until and _is_better(first, current, typical)) or _is_unbearable(first, current, typical):
+            reason, incumbent, moved = "best", first, current.round_trip < inf
+        elif _is_better(first, current, usual) and not _is_better(first, current, typical):
+            reason = "size"
+        else:
+            first, reason = current, "incumbent"
+    elif reason == "best":
+        incumbent = first
+    if first.state is State.HALF_OPEN:
+        return Choice(first, "trial", None if incumbent is first else incumbent)
+    if home is not None:
+        if home is not first and _stays(home, first, field, usual, saving):
+            return Choice(home, "affinity", incumbent, moved)
+        return Choice(first, reason, incumbent, moved)
+    for trial in field.trials:
+        if trial.route.tier < first.route.tier or _is_better(trial, first, usual):
+            return Choice(trial, "trial", incumbent, moved)
+    if spare is not None and reason == "incumbent":
+        hopes = [s for s in field.runners if (spare or s.left) and _is_hope(s, first, usual, now)]
+        if hopes:
+            return Choice(min(hopes, key=lambda s: _at_best(s, usual)), "explore", incumbent, moved)
+    return Choice(first, reason, incumbent, moved)
+
+
+def _race(field: Field, usual: float, incumbent: Standing | None) -> tuple[Standing, str, Standing]:
+    """Who leads, why, and the best by score: `challenger` if that is another one than an incumbent who can run."""
+    scores = [(s.round_trip + usual * s.factor) * s.load for s in field.runners]
+    best = field.runners[scores.index(min(scores))]
+    if best is incumbent:
+        return best, "incumbent", best
+    if incumbent is not None:
+        if incumbent.route.name in field.names:
+            return (best, "spill", best) if incumbent.load > 1.0 else (incumbent, "challenger", best)
+        if incumbent in field.suspects:
+            return best, "detour", best  # that may be over soon
+    return best, "best" if best.round_trip < inf else "unmeasured", best
+
+
+def _stays(home: Standing, first: Standing, field: Field, usual: float, saving: float) -> bool:
+    """Whether a conversation stays on its route. One overdue answer there is no reason to go, nor is a busy hour."""
+    runs = home.route.name in field.names or (home in field.suspects and not home.silent)
+    there = home.score(usual)
+    worth = max(saving, LEAST_GAIN, WORTH_STAYING * there)
+    return runs and home.load < inf and home.route.tier <= first.route.tier and there - first.score(usual) <= worth
+
+
+def _is_better(challenger: Standing, current: Standing, usual: float) -> bool:
+    """Whether a challenger is better beyond doubt: by more than what is worth a move, and than our own error."""
+    before = current.score(usual)
+    error = usual * hypot(current.factor * current.error, challenger.factor * challenger.error)
+    return before - challenger.score(usual) > max(LEAST_GAIN, LEAST_SHARE * before, ERRORS * error)
+
+
+def _is_unbearable(challenger: Standing, current: Standing, usual: float) -> bool:
+    before, after = current.score(usual), challenger.score(usual)
+    return before > INTOLERABLE * after and before - after > LEAST_GAIN
+
+
+def _at_best(standing: Standing, usual: float) -> float:
+    """Its score if it is as good as it may be. One that was slow may be healed, however sure we were of it."""
+    factor = standing.factor * exp(-OPTIMISM * standing.error)
+    return standing.round_trip + usual * (min(factor, 1.0) if standing.left else factor)
+
+
+def _is_hope(standing: Standing, first: Standing, usual: float, now: float) -> bool:
+    """Whether a route may have become the better one, and a look at it does not cost too much."""
+    if standing is first or now < standing.look_at:
+        return False
+    current = first.score(usual)
+    most = MOST_WASTED + (IMPATIENCE * (now - standing.look_at) if standing.left else 0.0)
+    return _at_best(standing, usual) < current and standing.score(usual) - current < most
+
+
+# --- The whole order: for failover, for rivals, and for those who ask why ------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """Of what a route's score is made: `(round_trip + service) * load`, in seconds.
+
+    Attributes:
+        round_trip: the way there and back.
+        service: the usual time from request to first token of such a request, times the route's factor.
+        error: the standard error of `service` in seconds.
+        load: by what factor it would be slower because of what it has in flight.
+    """
+
+    round_trip: float
+    service: float
+    error: float
+    load: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,113 +300,59 @@ class Candidate:
 
     Attributes:
         route: the route.
-        score: expected seconds to first token, lower is better; None while unmeasured.
+        score: expected seconds to first token, lower is better; None while unmeasured. `parts`: what of.
         state: the breaker's state.
-        reason: why it stands where it stands: `best`, `incumbent`, `affinity`, `pinned`, `trial`,
-            `next`, `unmeasured`, `fallback` (global), `last_resort` (an open route), or why it is not
-            asked: `busy` (its trial is under way), `cooldown`, `quarantine`, `drained`, `region`.
+        reason: why it stands where it stands: what `Choice.reason` says of the first; `next`, `suspect` (it owes an
+            answer and says nothing), `fallback` (global), `last_resort` (an open route), `pinned`, or why it
+            is not asked: `busy` (its trial is under way), `cooldown`, `quarantine`, `drained`, `region`.
     """
 
     route: Route
     score: float | None
     state: str
     reason: str
+    parts: Score | None = None
+
+    def __str__(self) -> str:
+        """All of it in a line, for people."""
+        said = f"{self.route.name}: {self.reason}, {self.state}"
+        if self.score is None or self.parts is None:
+            return said
+        near, service, error, load = (self.parts.round_trip, self.parts.service, self.parts.error, self.parts.load)
+        sum_of = f"{near * 1e3:.0f} round trip + {service * 1e3:.0f} ± {error * 1e3:.0f} service"
+        sum_of = sum_of if load == 1.0 else f"({sum_of}) x {load:.2f} load"
+        return f"{said}, {self.score * 1e3:.0f} ms = {sum_of}"
 
 
-@dataclass(slots=True)
-class Standing:
-    """What the ranking needs to know of a route.
+def in_order(field: Field, usual: float, choice: Choice) -> list[Candidate]:
+    """Who is asked in turn; the global endpoint is where the race ends, open routes come after it."""
+    first = choice.first
 
-    `obstacle` says why it must not be asked (`open`, `busy`, `cooldown`, `quarantine`,
-    `drained`, `region`).
-    """
+    def rest(group: Iterable[Standing], reason: str = "next") -> list[Candidate]:
+        ranked = sorted((s for s in group if s is not first), key=lambda s: s.score(usual) * s.load)
+        return [candidate(s, usual, reason) for s in ranked]
 
-    route: Route
-    score: float | None
-    state: State
-    since: float
-    obstacle: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class Choice:
-    """A ranking.
-
-    Attributes:
-        order: who is asked, in turn; the global endpoint is where it ends, open routes come after it.
-        refused: the routes that are not asked.
-        incumbent: the name of the incumbent from now on.
-        moved: whether it was left for a better score (this starts the hold; an incumbent that was lost, or
-            that nobody had measured yet, was not left for a score).
-    """
-
-    order: tuple[Candidate, ...]
-    refused: tuple[Candidate, ...]
-    incumbent: str | None
-    moved: bool
+    order = [candidate(first, usual, choice.reason)] if first is not None else []
+    order += rest((*field.runners, *field.trials))
+    for group in (*field.others, field.suspects):
+        order += rest(group, "suspect" if group is field.suspects else "next")
+    if field.fallback is not None:
+        order.append(Candidate(field.fallback, None, State.CLOSED, "fallback"))
+    order += [candidate(s, usual, "last_resort") for s in field.shut]
+    # Somebody must be asked, even one that asked to be left alone.
+    return order or [candidate(s, usual, "last_resort") for s, why in field.refused if why in RELUCTANT]
 
 
-def choose(
-    standings: Sequence[Standing],
-    fallback: Route | None,
-    *,
-    incumbent: str | None,
-    held_until: float,
-    conversation: str | None,
-    now: float,
-) -> Choice:
-    """Rank the routes.
-
-    Args:
-        standings: what is known of each route, in the order of the configuration.
-        fallback: the global endpoint, if there is one.
-        incumbent: the name of the route that requests go to by default.
-        held_until: until when the incumbent is not left for a better score, in monotonic seconds.
-        conversation: the name of the route that this conversation is on, if any.
-    """
-    usable = [s for s in standings if s.obstacle is None]
-    usable.sort(key=_by_score)
-    first, reason, moved = None, "best", False
-    if usable:
-        best = usable[0]
-        current = next((s for s in usable if s.route.name == incumbent and s.state is State.CLOSED), None)
-        first = best if current is None or _leaves(current, best, held_until, now) else current
-        if first.state is State.HALF_OPEN:
-            reason = "trial"
-        elif first is current:
-            reason = "incumbent"
-        elif first.score is None:
-            reason = "unmeasured"
-        else:
-            moved = current is not None and current.score is not None
-            incumbent = first.route.name
-        if conversation is not None and conversation != first.route.name:
-            kept = next((s for s in usable if s.route.name == conversation and s.state is State.CLOSED), None)
-            first, reason = (kept, "affinity") if kept else (first, reason)
-    order = [Candidate(first.route, first.score, first.state, reason)] if first else []
-    order += [Candidate(s.route, s.score, s.state, "next") for s in usable if s is not first]
-    if fallback is not None:
-        order.append(Candidate(fallback, None, State.CLOSED, "fallback"))
-    shut = sorted((s for s in standings if s.obstacle == "open"), key=lambda s: s.since)
-    order += [Candidate(s.route, s.score, s.state, "last_resort") for s in shut]
-    if not order:  # somebody must be asked, even one that asked to be left alone
-        order = [Candidate(s.route, s.score, s.state, "last_resort") for s in standings if s.obstacle in RELUCTANT]
-    asked = {c.route.name for c in order}
-    refused = tuple(
-        Candidate(s.route, s.score, s.state, s.obstacle or "") for s in standings if s.route.name not in asked
-    )
-    return Choice(tuple(order), refused, incumbent, moved)
+def candidate(standing: Standing, usual: float, reason: str) -> Candidate:
+    """A route's place in a ranking."""
+    if standing.round_trip == inf:
+        return Candidate(standing.route, None, standing.state, reason)
+    service = usual * standing.factor
+    parts = Score(standing.round_trip, service, service * standing.error, standing.load)
+    return Candidate(standing.route, (standing.round_trip + service) * standing.load, standing.state, reason, parts)
 
 
-def _by_score(standing: Standing) -> float:
-    return float("inf") if standing.score is None else standing.score
-
-
-def _leaves(current: Standing, best: Standing, held_until: float, now: float) -> bool:
-    if best is current or best.score is None:
-        return False
-    if current.score is None:
-        return True
-    if current.score > INTOLERABLE * best.score and current.score - best.score > LEAST_GAIN:
-        return True
-    return now >= held_until and current.score - best.score > max(LEAST_GAIN, LEAST_SHARE * current.score)
+def left_out(field: Field, usual: float, order: Sequence[Candidate]) -> list[Candidate]:
+    """Who is not asked, and why."""
+    asked = {each.route.name for each in order}
+    return [candidate(s, usual, why) for s, why in field.refused if s.route.name not in asked]

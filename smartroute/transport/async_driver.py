@@ -17,20 +17,41 @@ import httpcore2
 
 from smartroute.errors import NoRouteError
 from smartroute.policy.exchange import Exchange
-from smartroute.policy.messages import Deliver, Diverted, Event, Gate, Hold, Raise, Send, Spoiled
+from smartroute.policy.messages import (
+    Attempt,
+    Command,
+    Deliver,
+    Diverted,
+    Event,
+    Gate,
+    Hold,
+    Quiet,
+    Raise,
+    Send,
+    Spoiled,
+    Wait,
+)
 from smartroute.probe import AsyncProber
 from smartroute.transport import connect
 from smartroute.transport.async_wire import AsyncWire
-from smartroute.transport.connect import failure_of
-from smartroute.transport.driver import DRAIN_BYTES, DRAIN_LIMIT, PROBE_BYTES, BodyBase, DriverBase, Flight, describe
+from smartroute.transport.connect import Superseded, failure_of
+from smartroute.transport.driver import (
+    DRAIN_BYTES,
+    DRAIN_LIMIT,
+    PROBE_BYTES,
+    BodyBase,
+    DriverBase,
+    Flight,
+    Trip,
+    describe,
+)
 from smartroute.transport.pools import Pools, TransportOptions
-from smartroute.transport.rewrite import Intake
 from smartroute.transport.stream import holder
 
 if TYPE_CHECKING:
     import httpx2
 
-    from smartroute.route import Route
+    from smartroute.policy.schedule import Claim
     from smartroute.router import Router
     from smartroute.transport.family import Family
 
@@ -69,13 +90,14 @@ class AsyncDriver(DriverBase):
         if intake is None or exchange is None:
             return await self._pass_through(request, home.pools)
         home.prober.wake()
-        flights: dict[int, Flight] = {}
+        trip = Trip(exchange, intake, {})
         try:
-            return await self._fly(exchange, intake, flights, home.pools)
+            command = await self._obey(exchange.start(self.clock()), trip, home)
+            return await self._deliver(trip, command)
         except BaseException as error:
             exchange.cancel(self.clock())
             self.router.finish(exchange, "failed" if isinstance(error, Exception) else "cancelled")
-            for flight in flights.values():
+            for flight in trip.flights.values():
                 await _discard(flight)
             raise
 
@@ -93,24 +115,35 @@ class AsyncDriver(DriverBase):
                 home.pools.wire.spares.close()
         self._homes.clear()
 
-    async def probe(self, route: Route, pools: Pools[httpcore2.AsyncConnectionPool]) -> None:
-        """Measure a route by a small GET over its own connections, trying its keys in turn."""
+    async def probe(self, claim: Claim, pools: Pools[httpcore2.AsyncConnectionPool]) -> None:
+        """Measure a route by a small GET, trying its keys in turn: over a kept connection, or over a fresh one."""
         pools.wire.spares.sweep()
-        pool, proxied = pools.of(route)
-        for key in (keys := self.router.key_order(route)):
-            watch = self._probe_watch(route, key)
-            request = self.rewriter.probe(route, key, self._probe_extensions(watch, proxied=proxied))
+        if not claim.fresh:
+            await self._probe(claim, *pools.of(claim.route))
+            return
+        wire = AsyncWire(self.clock)
+        pool, proxied = pools.fresh(claim.route, wire)
+        try:
+            await self._probe(claim, pool, proxied)
+        finally:
+            await wire.aclose()
+            await pool.aclose()
+
+    async def _probe(self, claim: Claim, pool: httpcore2.AsyncConnectionPool, proxied: bool) -> None:  # noqa: FBT001
+        for key in (keys := self.router.key_order(claim.route)):
+            watch = self._probe_watch(claim, key)
+            request = self.rewriter.probe(claim.route, key, self._probe_extensions(watch, claim, proxied=proxied))
             try:
                 response = await pool.handle_async_request(request)
             except Exception as error:
-                self._report(route, watch, None, failure_of(error, watch), proxied=proxied)
+                self._report(claim, watch, None, failure_of(error, watch), proxied=proxied)
                 return
             watch.attempt.first_byte = self.clock()
             with contextlib.suppress(Exception):  # the way is known by now
                 async with contextlib.aclosing(response), contextlib.aclosing(response.aiter_stream()) as source:
                     await _read_away(source, PROBE_BYTES)
             if response.status not in (401, 403) or key == keys[-1]:
-                self._report(route, watch, response.status, None, proxied=proxied)
+                self._report(claim, watch, response.status, None, proxied=proxied)
                 return
 
     def forget(self, exchange: Exchange, flight: Flight, size: int) -> None:
@@ -139,32 +172,38 @@ class AsyncDriver(DriverBase):
             await home.open()
         return home
 
-    async def _fly(
-        self,
-        exchange: Exchange,
-        intake: Intake,
-        flights: dict[int, Flight],
-        pools: Pools[httpcore2.AsyncConnectionPool],
-    ) -> httpx2.Response:
-        command = exchange.start(self.clock())
+    async def _obey(self, command: Command, trip: Trip, home: Home) -> Deliver | Raise | Wait:
+        """Do what the exchange says until it has nothing more to do."""
+        exchange = trip.exchange
         while True:
             match command:
                 case Send():
-                    for other in flights.values():
-                        await _discard(other)
-                    flight, pool, request = self._board(command, intake, pools)
-                    flights[command.attempt.number] = flight
-                    event = await self._send(flight, pool, request, exchange, intake.request)
+                    if not command.beside:
+                        for other in trip.flights.values():
+                            await _discard(other)
+                    flight, pool, request = self._board(command, trip.intake, home.pools)
+                    flight.watch.quiet = partial(self._look_after, trip, command.attempt, home)
+                    trip.flights[command.attempt.number] = flight
+                    flying = self._send(flight, pool, request, exchange, trip.intake.request)
                 case Hold():
-                    event = await self._hold(flights[command.attempt.number], command, intake.request)
-                case Deliver():
-                    flight = flights[command.attempt.number]
-                    return self._deliver(exchange, flight, intake.request, final=command.final)
-                case Raise():
-                    raise self._exception(flights[command.attempt.number], intake.request)
+                    flying = self._hold(trip.flights[command.attempt.number], command, trip.intake.request)
+                case Deliver() | Raise() | Wait():
+                    return command
                 case _:
                     assert_never(command)
+            try:
+                event = await flying
+            except Superseded as superseded:
+                return superseded.command
             command = exchange.feed(event, self.clock())
+
+    async def _look_after(self, trip: Trip, attempt: Attempt, home: Home) -> None:
+        """Nothing has come of an attempt; called while it is read from. What else is sent is sent from here."""
+        command = trip.exchange.feed(Quiet(attempt), self.clock())
+        home.prober.hurry()  # the route may have to be verified
+        command = await self._obey(command, trip, home)
+        if not isinstance(command, Wait):
+            raise Superseded(command)
 
     async def _send(
         self,
@@ -178,6 +217,8 @@ class AsyncDriver(DriverBase):
             response = await pool.handle_async_request(request)
         except connect.Diverted as diverted:
             return Diverted(flight.watch.attempt, diverted.winner)
+        except Superseded:
+            raise
         except Exception as error:
             return self._failed(flight, error, asked)
         flight.source = aiter(response.aiter_stream())
@@ -193,6 +234,8 @@ class AsyncDriver(DriverBase):
             async for chunk in flight.source:
                 if verdict := held.feed(chunk):
                     break
+        except Superseded:
+            raise
         except Exception as error:
             if self.closed:
                 self.refuse(error, asked)
@@ -210,14 +253,25 @@ class AsyncDriver(DriverBase):
             await _discard(flight)
         return verdict
 
-    def _deliver(self, exchange: Exchange, flight: Flight, request: httpx2.Request, *, final: bool) -> httpx2.Response:
-        flight.watch.until = None
+    async def _deliver(self, trip: Trip, command: Deliver | Raise | Wait) -> httpx2.Response:
+        exchange, request = trip.exchange, trip.intake.request
+        match command:
+            case Raise():
+                raise self._exception(trip.flights[command.attempt.number], request)
+            case Wait():
+                raise AssertionError("there is nothing to wait for")
+            case Deliver():
+                pass
+        flight = trip.flights.pop(command.attempt.number)
+        flight.watch.until = flight.watch.quiet = None
+        for other in trip.flights.values():
+            await _discard(other)
         if flight.whole:
             content = b"".join(flight.chunks)
             self.settle(exchange, flight, "complete", len(content))
-            return self._response(flight, exchange, self.family.ByteStream(content), final=final)
+            return self._response(flight, exchange, self.family.ByteStream(content), final=command.final)
         body = self._body(self, exchange, flight, request)
-        return self._response(flight, exchange, body, final=final)
+        return self._response(flight, exchange, body, final=command.final)
 
     async def _pass_through(
         self, request: httpx2.Request, pools: Pools[httpcore2.AsyncConnectionPool]
@@ -251,9 +305,9 @@ class Home:
         """Close every connection. Closing twice is harmless."""
         await self._lifeline.aclose()
 
-    async def probe(self, route: Route) -> None:
-        """Measure a route over this loop's connections."""
-        await self._driver.probe(route, self.pools)
+    async def probe(self, claim: Claim) -> None:
+        """Probe a route over this loop's connections."""
+        await self._driver.probe(claim, self.pools)
 
     async def _live(self) -> AsyncGenerator[None]:
         try:

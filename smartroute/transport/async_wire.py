@@ -22,6 +22,7 @@ from smartroute.transport.connect import (
     Rival,
     Spares,
     allowance,
+    deadline,
     is_readable,
     note_write,
     prepare,
@@ -96,13 +97,13 @@ class AsyncStream(httpcore2.AsyncNetworkStream, asyncio.Protocol):
 
     async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
         if not self._chunks and not self._ended:
-            self._reader = self._loop.create_future()
             try:
-                await _within(self._loop, self._reader, allowance(timeout))
+                if type(timeout) is Limit and timeout.watch.looked_after:
+                    await self._look_after(timeout)
+                else:
+                    await self._wait(allowance(timeout))
             except TimeoutError as error:
                 raise httpcore2.ReadTimeout(str(error)) from error
-            finally:
-                self._reader = None
         if not self._chunks:
             if self._error is not None:
                 raise httpcore2.ReadError(str(self._error)) from self._error
@@ -117,6 +118,25 @@ class AsyncStream(httpcore2.AsyncNetworkStream, asyncio.Protocol):
             self._reading = True
             self._transport.resume_reading()
         return data
+
+    async def _wait(self, seconds: float | None) -> None:
+        self._reader = self._loop.create_future()
+        try:
+            await _within(self._loop, self._reader, seconds)
+        finally:
+            self._reader = None
+
+    async def _look_after(self, timeout: Limit) -> None:
+        """Wait, and do what is to be done while nothing comes."""
+        watch, ends = timeout.watch, deadline(timeout)
+        while not self._chunks and not self._ended:
+            if watch.look_due and watch.quiet is not None:
+                await watch.quiet()
+                continue
+            seconds = watch.turn(ends)
+            with contextlib.suppress(TimeoutError):
+                await self._wait(seconds)
+        watch.heard()
 
     async def write(self, buffer: bytes, timeout: float | None = None) -> None:
         if self._ended:

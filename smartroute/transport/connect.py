@@ -12,20 +12,24 @@ import threading
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from math import inf
+from typing import Any
 
 import httpcore2
 
-from smartroute.policy.messages import Attempt
+from smartroute.policy.messages import Attempt, Deliver, Raise
 from smartroute.policy.outcome import Failure
 
 __all__ = [
+    "LATE",
     "Diverted",
     "Limit",
     "Retirement",
     "Rival",
     "Spares",
+    "Superseded",
     "Watch",
     "allowance",
+    "deadline",
     "failure_of",
     "is_readable",
     "note_write",
@@ -35,6 +39,8 @@ __all__ = [
 
 RETIREMENT = 600.0
 """Seconds after which a connection serves no further request, or a vendor's DNS change is never seen."""
+LATE = 0.05
+"""Seconds by which a thread or an event loop may wake too late before it is not to be trusted."""
 SPARE_TIME = 20.0
 """Seconds for which a connection is kept that was opened and not used."""
 
@@ -65,6 +71,7 @@ class Watch:
         rivals: who else may be connected to; asked only when a new connection is needed.
         patience: seconds before the first rival, and between rivals.
         until: when reading must have succeeded, in the clock's seconds; None: no limit of ours.
+        quiet: what to do when nothing has come by the attempt's `check_at`; it may raise `Superseded`.
     """
 
     attempt: Attempt
@@ -72,6 +79,35 @@ class Watch:
     rivals: Callable[[], Sequence[Rival]] = tuple
     patience: float = 0.0
     until: float | None = None
+    quiet: Callable[[], Any] | None = None
+
+    @property
+    def looked_after(self) -> bool:
+        """Whether something is to be done if nothing comes."""
+        return self.quiet is not None and self.attempt.check_at is not None
+
+    @property
+    def look_due(self) -> bool:
+        """Whether it is to be done now."""
+        return self.attempt.check_at is not None and self.clock() >= self.attempt.check_at
+
+    def turn(self, ends: float) -> float | None:
+        """How many seconds to wait, up to `ends` or to the next look; None: any number.
+
+        Raises:
+            TimeoutError: there are none left.
+        """
+        now, check_at = self.clock(), self.attempt.check_at
+        if now >= ends:
+            raise TimeoutError("the server did not answer in time")
+        ends = ends if check_at is None else min(ends, check_at)
+        return None if ends == inf else max(ends - now, 0.001)
+
+    def heard(self) -> None:
+        """Something has come. If it was noticed too late, so were others: their times mean nothing."""
+        check_at = self.attempt.check_at
+        if check_at is not None and self.clock() > check_at + LATE:
+            self.attempt.late = True
 
     def hasten(self, seconds: float) -> None:
         """From now on reading may take so long at the most."""
@@ -82,6 +118,14 @@ class Watch:
     def expired(self) -> bool:
         """Whether our own limit has passed."""
         return self.until is not None and self.clock() >= self.until
+
+
+class Superseded(Exception):  # noqa: N818 - control flow, not an error
+    """Raised from within a read: while it waited, another attempt brought the answer, or the end."""
+
+    def __init__(self, command: Deliver | Raise) -> None:
+        self.command = command
+        super().__init__(command)
 
 
 class Limit(float):
@@ -120,6 +164,12 @@ def allowance(timeout: float | None) -> float | None:
     return None if seconds == inf else seconds
 
 
+def deadline(timeout: Limit) -> float:
+    """When an operation that begins now must be over, in the clock's seconds."""
+    seconds = allowance(timeout)
+    return inf if seconds is None else timeout.watch.clock() + seconds
+
+
 def note_write(timeout: float | None, served: int) -> bool:
     """Note on the attempt that its bytes go out over a connection that served so many requests before.
 
@@ -128,10 +178,7 @@ def note_write(timeout: float | None, served: int) -> bool:
     """
     if type(timeout) is not Limit or timeout.watch.attempt.sent:
         return False
-    attempt = timeout.watch.attempt
-    attempt.sent = True
-    attempt.sent_at = timeout.watch.clock()
-    attempt.reused = served > 0
+    timeout.watch.attempt.depart(timeout.watch.clock(), reused=served > 0)
     return True
 
 

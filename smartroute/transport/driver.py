@@ -10,7 +10,7 @@ import gc
 import os
 import ssl
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from queue import Empty, SimpleQueue
@@ -25,7 +25,7 @@ from smartroute.policy.exchange import Exchange
 from smartroute.policy.messages import Answered, Attempt, Failed, Record, Send
 from smartroute.policy.outcome import Failure, retry_after
 from smartroute.route import Kind
-from smartroute.transport.connect import Rival, Watch, failure_of, timeouts
+from smartroute.transport.connect import LATE, Rival, Watch, failure_of, timeouts
 from smartroute.transport.pools import PoolOptions, Pools, TransportOptions
 from smartroute.transport.rewrite import OWN_PREFIX, Intake, Rewriter
 from smartroute.transport.stream import Tail
@@ -33,14 +33,12 @@ from smartroute.transport.stream import Tail
 if TYPE_CHECKING:
     import httpx2
 
-    from smartroute.route import Route
+    from smartroute.policy.schedule import Claim
     from smartroute.router import Router
     from smartroute.transport.family import Family
 
-__all__ = ["UNSENT", "BodyBase", "DriverBase", "Flight", "Journey", "collector"]
+__all__ = ["UNSENT", "BodyBase", "DriverBase", "Flight", "Journey", "Trip", "collector"]
 
-PROBE_LIMIT = 5.0
-"""Seconds that a probe may take."""
 PROBE_BYTES = 256 * 1024
 """Bytes of a probe's answer that are read to keep its connection."""
 DRAIN_LIMIT = 0.05
@@ -92,6 +90,15 @@ class Flight:
     encoded: bool = False
     whole: bool = False
     error: Exception | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Trip:
+    """One request on its way: its exchange, what came in, and its flights by their attempts' numbers."""
+
+    exchange: Exchange
+    intake: Intake
+    flights: dict[int, Flight]
 
 
 class DriverBase:
@@ -147,16 +154,16 @@ class DriverBase:
             for phase in ("pool", "read") if proxied else ("pool",):
                 limits[phase] = min(left, given.get(phase) or left)
         if not proxied:
-            watch.rivals = partial(self._rivals, command.rivals, pools)
+            watch.rivals = partial(self._rivals, command, pools)
             watch.patience = command.patience
         extensions = intake.request.extensions | {"timeout": limits}
         if attempt.endpoint.kind is not Kind.GLOBAL:
             extensions.pop("sni_hostname", None)  # the caller's host's
         return Flight(watch, proxied), pool, self.rewriter.request(intake, attempt, extensions)
 
-    def _rivals(self, routes: Iterable[Route], pools: Pools[Any]) -> Sequence[Rival]:
+    def _rivals(self, command: Send, pools: Pools[Any]) -> Sequence[Rival]:
         """The rivals that can be connected to directly: behind a proxy there is nothing to race."""
-        addresses = ((route, pools.address(route)) for route in routes)
+        addresses = ((route, pools.address(route)) for route in command.rivals())
         return [Rival(route.name, *address, partial(pools.idle, route)) for route, address in addresses if address]
 
     def _failed(self, flight: Flight, error: Exception, request: httpx2.Request) -> Failed:
@@ -251,28 +258,30 @@ class DriverBase:
         self.router.finish(exchange, outcome)
 
     def _report(
-        self, route: Route, watch: Watch, status: int | None, failure: Failure | None, *, proxied: bool
+        self, claim: Claim, watch: Watch, status: int | None, failure: Failure | None, *, proxied: bool
     ) -> None:
         """Tell the router what a probe found."""
         attempt = watch.attempt
+        now = self.clock()
         sent = failure not in UNSENT if proxied else attempt.sent
         sick = failure or (str(status) if status is not None and status >= 500 else None)
         sent_at = attempt.sent_at or attempt.started
         self.router.probed(
-            route,
+            claim,
             round_trip=None if attempt.first_byte is None else attempt.first_byte - sent_at,
             status=status,
             failure=sick,
             unreachable=failure not in (None, Failure.POOL_TIMEOUT) and not sent,
             started=attempt.started,
+            late=failure is not None and watch.until is not None and now > watch.until + LATE,
         )
 
-    def _probe_watch(self, route: Route, key: int) -> Watch:
+    def _probe_watch(self, claim: Claim, key: int) -> Watch:
         now = self.clock()
-        return Watch(Attempt(1, route, key, "probe", now, None), self.clock, until=now + PROBE_LIMIT)
+        return Watch(Attempt(1, claim.route, key, "probe", now, None), self.clock, until=now + claim.limit)
 
-    def _probe_extensions(self, watch: Watch, *, proxied: bool) -> dict[str, object]:
-        given: dict[str, float | None] = dict.fromkeys(("connect", "read", "write", "pool"), PROBE_LIMIT)
+    def _probe_extensions(self, watch: Watch, claim: Claim, *, proxied: bool) -> dict[str, object]:
+        given: dict[str, float | None] = dict.fromkeys(("connect", "read", "write", "pool"), claim.limit)
         return {"timeout": given if proxied else timeouts(given, watch)}
 
 

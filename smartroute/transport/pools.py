@@ -136,6 +136,12 @@ class Pools(Generic[Pool]):
                 found = self._routes[route.name]
         return found
 
+    def fresh(self, route: Route, wire: Any) -> tuple[Pool, bool]:
+        """A pool for one connection to a route, with a wire of its own; the caller closes it."""
+        proxy = self._options.proxy_for_text(route.url)
+        tls = route.url.startswith("https:")
+        return self._options.make(self._make, wire, proxy, tls=tls), proxy is not None
+
     def plain(self, url: httpx2.URL) -> Pool:
         """The pool for a request that passes through, with the caller's own limits."""
         proxy = self._options.proxy_for(url)

@@ -11,10 +11,23 @@ import httpcore2
 
 from smartroute.errors import NoRouteError
 from smartroute.policy.exchange import Exchange
-from smartroute.policy.messages import Deliver, Diverted, Event, Gate, Hold, Raise, Send, Spoiled
+from smartroute.policy.messages import (
+    Attempt,
+    Command,
+    Deliver,
+    Diverted,
+    Event,
+    Gate,
+    Hold,
+    Quiet,
+    Raise,
+    Send,
+    Spoiled,
+    Wait,
+)
 from smartroute.probe import SyncProber
 from smartroute.transport import connect
-from smartroute.transport.connect import failure_of
+from smartroute.transport.connect import Superseded, failure_of
 from smartroute.transport.driver import (
     DRAIN_BYTES,
     DRAIN_LIMIT,
@@ -22,18 +35,18 @@ from smartroute.transport.driver import (
     BodyBase,
     DriverBase,
     Flight,
+    Trip,
     collector,
     describe,
 )
 from smartroute.transport.pools import Pools, TransportOptions
-from smartroute.transport.rewrite import Intake
 from smartroute.transport.stream import holder
 from smartroute.transport.sync_wire import SyncWire
 
 if TYPE_CHECKING:
     import httpx2
 
-    from smartroute.route import Route
+    from smartroute.policy.schedule import Claim
     from smartroute.router import Router
     from smartroute.transport.family import Family
 
@@ -74,12 +87,13 @@ class SyncDriver(DriverBase):
         if intake is None or exchange is None:
             return self._pass_through(request)
         self._prober.wake()
-        flights: dict[int, Flight] = {}
+        trip = Trip(exchange, intake, {})
         try:
-            return self._fly(exchange, intake, flights)
+            command = self._obey(exchange.start(self.clock()), trip)
+            return self._deliver(trip, command)
         except BaseException as error:
             exchange.cancel(self.clock())
-            for flight in flights.values():
+            for flight in trip.flights.values():
                 _discard(flight)
             self.router.finish(exchange, "failed" if isinstance(error, Exception) else "cancelled")
             raise
@@ -93,23 +107,30 @@ class SyncDriver(DriverBase):
         for pool in self._pools.drain():
             pool.close()
 
-    def probe(self, route: Route) -> None:
-        """Measure a route by a small GET over its own connections, trying its keys in turn."""
+    def probe(self, claim: Claim) -> None:
+        """Measure a route by a small GET, trying its keys in turn: over a kept connection, or over a fresh one."""
         self._pools.wire.spares.sweep()
-        pool, proxied = self._pools.of(route)
-        for key in (keys := self.router.key_order(route)):
-            watch = self._probe_watch(route, key)
-            request = self.rewriter.probe(route, key, self._probe_extensions(watch, proxied=proxied))
+        if not claim.fresh:
+            self._probe(claim, *self._pools.of(claim.route))
+            return
+        pool, proxied = self._pools.fresh(claim.route, SyncWire(self.clock))
+        with contextlib.closing(pool):
+            self._probe(claim, pool, proxied)
+
+    def _probe(self, claim: Claim, pool: httpcore2.ConnectionPool, proxied: bool) -> None:  # noqa: FBT001
+        for key in (keys := self.router.key_order(claim.route)):
+            watch = self._probe_watch(claim, key)
+            request = self.rewriter.probe(claim.route, key, self._probe_extensions(watch, claim, proxied=proxied))
             try:
                 response = pool.handle_request(request)
             except Exception as error:
-                self._report(route, watch, None, failure_of(error, watch), proxied=proxied)
+                self._report(claim, watch, None, failure_of(error, watch), proxied=proxied)
                 return
             watch.attempt.first_byte = self.clock()
             with contextlib.suppress(Exception), contextlib.closing(response):  # the way is known by now
                 _read_away(response.iter_stream(), PROBE_BYTES)
             if response.status not in (401, 403) or key == keys[-1]:
-                self._report(route, watch, response.status, None, proxied=proxied)
+                self._report(claim, watch, response.status, None, proxied=proxied)
                 return
 
     def forget(self, exchange: Exchange, flight: Flight, size: int) -> None:
@@ -117,26 +138,37 @@ class SyncDriver(DriverBase):
         self.settle(exchange, flight, "closed", size)
         _discard(flight)
 
-    def _fly(self, exchange: Exchange, intake: Intake, flights: dict[int, Flight]) -> httpx2.Response:
-        command = exchange.start(self.clock())
+    def _obey(self, command: Command, trip: Trip) -> Deliver | Raise | Wait:
+        """Do what the exchange says until it has nothing more to do."""
+        exchange = trip.exchange
         while True:
-            match command:
-                case Send():
-                    for other in flights.values():
-                        _discard(other)
-                    flight, pool, request = self._board(command, intake, self._pools)
-                    flights[command.attempt.number] = flight
-                    event = self._send(flight, pool, request, exchange, intake.request)
-                case Hold():
-                    event = self._hold(flights[command.attempt.number], command, intake.request)
-                case Deliver():
-                    flight = flights[command.attempt.number]
-                    return self._deliver(exchange, flight, intake.request, final=command.final)
-                case Raise():
-                    raise self._exception(flights[command.attempt.number], intake.request)
-                case _:
-                    assert_never(command)
+            try:
+                match command:
+                    case Send():
+                        if not command.beside:
+                            for other in trip.flights.values():
+                                _discard(other)
+                        flight, pool, request = self._board(command, trip.intake, self._pools)
+                        flight.watch.quiet = partial(self._look_after, trip, command.attempt)
+                        trip.flights[command.attempt.number] = flight
+                        event = self._send(flight, pool, request, exchange, trip.intake.request)
+                    case Hold():
+                        event = self._hold(trip.flights[command.attempt.number], command, trip.intake.request)
+                    case Deliver() | Raise() | Wait():
+                        return command
+                    case _:
+                        assert_never(command)
+            except Superseded as superseded:
+                return superseded.command
             command = exchange.feed(event, self.clock())
+
+    def _look_after(self, trip: Trip, attempt: Attempt) -> None:
+        """Nothing has come of an attempt; called while it is read from. What else is sent is sent from here."""
+        command = trip.exchange.feed(Quiet(attempt), self.clock())
+        self._prober.hurry()  # the route may have to be verified
+        command = self._obey(command, trip)
+        if not isinstance(command, Wait):
+            raise Superseded(command)
 
     def _send(
         self,
@@ -150,6 +182,8 @@ class SyncDriver(DriverBase):
             response = pool.handle_request(request)
         except connect.Diverted as diverted:
             return Diverted(flight.watch.attempt, diverted.winner)
+        except Superseded:
+            raise
         except Exception as error:
             return self._failed(flight, error, asked)
         flight.source = iter(response.iter_stream())
@@ -165,6 +199,8 @@ class SyncDriver(DriverBase):
             for chunk in flight.source:
                 if verdict := held.feed(chunk):
                     break
+        except Superseded:
+            raise
         except Exception as error:
             if self.closed:
                 self.refuse(error, asked)
@@ -182,14 +218,25 @@ class SyncDriver(DriverBase):
             _discard(flight)
         return verdict
 
-    def _deliver(self, exchange: Exchange, flight: Flight, request: httpx2.Request, *, final: bool) -> httpx2.Response:
-        flight.watch.until = None
+    def _deliver(self, trip: Trip, command: Deliver | Raise | Wait) -> httpx2.Response:
+        exchange, request = trip.exchange, trip.intake.request
+        match command:
+            case Raise():
+                raise self._exception(trip.flights[command.attempt.number], request)
+            case Wait():
+                raise AssertionError("there is nothing to wait for")
+            case Deliver():
+                pass
+        flight = trip.flights.pop(command.attempt.number)
+        flight.watch.until = flight.watch.quiet = None
+        for other in trip.flights.values():
+            _discard(other)
         if flight.whole:
             content = b"".join(flight.chunks)
             self.settle(exchange, flight, "complete", len(content))
-            return self._response(flight, exchange, self.family.ByteStream(content), final=final)
+            return self._response(flight, exchange, self.family.ByteStream(content), final=command.final)
         body = self._body(self, exchange, flight, request)
-        return self._response(flight, exchange, body, final=final)
+        return self._response(flight, exchange, body, final=command.final)
 
     def _pass_through(self, request: httpx2.Request) -> httpx2.Response:
         """The request exactly as the SDK made it, over the caller's own limits."""

@@ -18,6 +18,7 @@ from smartroute.transport.connect import (
     Rival,
     Spares,
     allowance,
+    deadline,
     is_readable,
     note_write,
     prepare,
@@ -40,12 +41,28 @@ class SyncStream(httpcore2.NetworkStream):
 
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
         try:
+            if type(timeout) is Limit and timeout.watch.looked_after:
+                return self._look_after(max_bytes, timeout)
             self._sock.settimeout(allowance(timeout))
             return self._sock.recv(max_bytes)
         except TimeoutError as error:
             raise httpcore2.ReadTimeout(str(error)) from error
         except OSError as error:
             raise httpcore2.ReadError(str(error)) from error
+
+    def _look_after(self, max_bytes: int, timeout: Limit) -> bytes:
+        """Read, and do what is to be done while nothing comes."""
+        watch, ends = timeout.watch, deadline(timeout)
+        while True:
+            if watch.look_due and watch.quiet is not None:
+                watch.quiet()
+            self._sock.settimeout(watch.turn(ends))
+            try:
+                data = self._sock.recv(max_bytes)
+            except TimeoutError:
+                continue
+            watch.heard()
+            return data
 
     def write(self, buffer: bytes, timeout: float | None = None) -> None:
         self._served += note_write(timeout, self._served)

@@ -26,9 +26,11 @@ from smartroute.policy.messages import (
     Raise,
     Send,
     Spoiled,
+    Wait,
     Whole,
 )
 from smartroute.policy.outcome import Failure
+from smartroute.policy.schedule import PROBE_LIMIT, Claim
 from smartroute.policy.selection import Candidate
 from smartroute.route import GLOBAL, Kind, Route
 from smartroute.router import Router
@@ -40,10 +42,19 @@ STREAM = Call("/chat/completions", "m", streaming=True, size=2_000)
 PLAIN = Call("/chat/completions", "m", streaming=False, size=2_000)
 SPAN = 0.001
 """Seconds that each event takes unless said otherwise."""
+LOOK = 1.0
+"""Seconds after which a plain fleet has an attempt looked after."""
 
 
-def route(name: str, *, region: str | None = None, keys: str = KEY, model: Mapping[str, str] | None = None) -> Route:
-    return Route(f"https://{name}.example/v1", name=name, region=region, api_key=keys, model=model)
+def route(
+    name: str,
+    *,
+    region: str | None = None,
+    keys: str = KEY,
+    model: Mapping[str, str] | None = None,
+    tier: int = 0,
+) -> Route:
+    return Route(f"https://{name}.example/v1", name=name, region=region, api_key=keys, model=model, tier=tier)
 
 
 WORLDWIDE = Route("https://global.example/v1", kind=Kind.GLOBAL)
@@ -55,7 +66,8 @@ Outcome = Callable[[Attempt], Sequence[Event]]
 
 
 def _departs(attempt: Attempt, *, reused: bool = False) -> None:
-    attempt.sent, attempt.sent_at, attempt.reused = True, attempt.started, reused
+    if not attempt.sent:
+        attempt.depart(attempt.started, reused=reused)
 
 
 def unsent(failure: Failure = Failure.CONNECT) -> Outcome:
@@ -131,6 +143,7 @@ class World(Protocol):
     clock: Clock
 
     def begin(self, call: Call, *, deadline: float | None = None) -> Exchange: ...
+    def dies(self, name: str) -> None: ...
     def failures(self, name: str) -> int: ...
     def opened(self, name: str) -> bool: ...
     def cooldown(self, name: str) -> float: ...
@@ -150,26 +163,27 @@ class PlainFleet:
             self.order.append(Candidate(fallback, None, State.CLOSED, "fallback"))
         self.budget = Budget(self.clock())
         self.flying: Counter[str] = Counter()
+        self.rankings = 0
         self.departures = 0
         self.learned: list[str] = []
-        self.blames: Counter[str] = Counter()
+        self.blames: list[tuple[str, str | None]] = []
         self.unreachables: set[str] = set()
+        self.dead: set[str] = set()
+        self.slow: set[str] = set()
         self.waits: dict[str, float] = {}
         self.refusals: list[str] = []
         self.endings: list[tuple[str, str | None]] = []
 
-    def begin(
-        self,
-        call: Call,
-        *,
-        deadline: float | None = None,
-        at_once: bool = False,
-        ranking: Sequence[Candidate] | None = None,
-    ) -> Exchange:
-        return Exchange(call, self, ranking or self.ranking(call, 0.0), deadline=deadline, at_once=at_once)
+    def begin(self, call: Call, *, deadline: float | None = None, at_once: bool = False) -> Exchange:
+        first = next(c for c in self.order if call.pinned in (None, c.route.name))
+        return Exchange(call, self, first.route, first.reason, deadline=deadline, at_once=at_once)
+
+    def dies(self, name: str) -> None:
+        """From now on there is proof, or half of it, that nothing comes of what this route was sent."""
+        self.dead.add(name)
 
     def failures(self, name: str) -> int:
-        return self.blames[name]
+        return [blamed for blamed, _ in self.blames].count(name)
 
     def opened(self, name: str) -> bool:
         return name in self.unreachables
@@ -185,6 +199,7 @@ class PlainFleet:
         return self.flying.total()
 
     def ranking(self, call: Call, now: float) -> Sequence[Candidate]:
+        self.rankings += 1
         if call.pinned is not None:
             return [c for c in self.order if c.route.name == call.pinned]
         return list(self.order)
@@ -204,12 +219,18 @@ class PlainFleet:
     def departed(self, exchange: Exchange, attempt: Attempt) -> None:
         self.flying[attempt.endpoint.name] += 1
         self.departures += 1
+        if not attempt.on_global:
+            attempt.look_after = attempt.overdue_after = LOOK
+
+    def quiet(self, exchange: Exchange, attempt: Attempt, now: float) -> float | None:
+        attempt.slow = attempt.endpoint.name in self.slow
+        return None if attempt.endpoint.name in self.dead else now + LOOK
 
     def answered(self, exchange: Exchange, attempt: Attempt, now: float) -> None:
         self.learned.append(attempt.endpoint.name)
 
     def blamed(self, exchange: Exchange, attempt: Attempt, now: float, *, unreachable: bool) -> None:
-        self.blames[attempt.endpoint.name] += 1
+        self.blames.append((attempt.endpoint.name, attempt.failure))
         if unreachable:
             self.unreachables.add(attempt.endpoint.name)
 
@@ -240,6 +261,11 @@ class RealFleet:
         exchange._deadline = deadline
         return exchange
 
+    def dies(self, name: str) -> None:
+        """A verification of the route fails."""
+        each = next(r for r in self.router.config.routes if r.name == name)
+        verified(self.router, each, alive=False)
+
     def _status(self, name: str) -> "tuple[int, str, float, str | None]":
         status = next(s for s in self.router.status() if s.name == name)
         return status.failures, status.state, status.cooldown, status.quarantine
@@ -268,8 +294,20 @@ class RealFleet:
 
 def measured(router: Router, each: Route, round_trip: float) -> None:
     """A probe of the route was answered after so many seconds."""
-    now = router.clock()
-    router.probed(each, round_trip=round_trip, status=200, failure=None, unreachable=False, started=now)
+    now, claim = router.clock(), Claim(each, fresh=False, limit=PROBE_LIMIT)
+    router.probed(claim, round_trip=round_trip, status=200, failure=None, unreachable=False, started=now)
+
+
+def verified(router: Router, each: Route, *, alive: bool, started: float | None = None) -> None:
+    """A probe of the route on a fresh connection is over."""
+    router.probed(
+        Claim(each, fresh=True, limit=1.0),
+        round_trip=0.01 if alive else None,
+        status=200 if alive else None,
+        failure=None if alive else Failure.READ_TIMEOUT,
+        unreachable=False,
+        started=router.clock() if started is None else started,
+    )
 
 
 # --- The driver ----------------------------------------------------------------------------------------
@@ -283,12 +321,14 @@ class Flight:
 
     Attributes:
         script: what becomes of the attempts on each endpoint, in turn; the last outcome stays.
+        rivals: whose connections might have raced, for each of `sends`.
     """
 
     exchange: Exchange
     clock: Clock
     script: Script
     sends: list[Send] = field(default_factory=list)
+    rivals: list[tuple[str, ...]] = field(default_factory=list)
     gates: list[Gate] = field(default_factory=list)
 
     @property
@@ -309,12 +349,15 @@ class Flight:
                 case Send():
                     assert not self.exchange.delivered
                     self.sends.append(command)
+                    self.rivals.append(tuple(rival.name for rival in command.rivals()))
                     assert len(self.sends) < 20
                     events = list(self._outcome(command.attempt))
                 case Hold():
                     self.gates.append(command.gate)
                 case Deliver() | Raise():
                     return command
+                case Wait():
+                    raise AssertionError("nothing else is in flight")
             self.clock.advance(SPAN)
             command = self.exchange.feed(events.pop(0), self.clock())
 

@@ -12,6 +12,7 @@ from smartroute.policy.breaker import (
     FIRST_BACKOFF,
     JITTER,
     LAST_BACKOFF,
+    LAST_TRIAL_BACKOFF,
     UNPROBED,
     WINDOW_AGE,
     Breaker,
@@ -246,7 +247,7 @@ def test_flapping_is_damped() -> None:
     """A route that answers probes and fails its trials is put on trial ever more seldom."""
     each = opened(100.0)
     trials = []
-    for _ in range(8):
+    for _ in range(12):
         each.probed(now := each.retry_at, good=True)
         each.probed(now := each.retry_at, good=True)
         assert each.state.value == "half_open"
@@ -254,7 +255,42 @@ def test_flapping_is_damped() -> None:
         fail(each, now)
     gaps = [later - earlier for earlier, later in pairwise(trials)]
     assert gaps == sorted(gaps)
-    assert gaps[-1] >= LAST_BACKOFF > 3 * gaps[0]
+    assert gaps[-1] >= LAST_TRIAL_BACKOFF > 3 * gaps[0]
+
+
+def test_a_failed_probe_does_not_shorten_what_failed_trials_have_made_long() -> None:
+    each = opened(100.0)
+    for _ in range(12):
+        each.probed(each.retry_at, good=True)
+        each.probed(now := each.retry_at, good=True)
+        fail(each, now)
+    for _ in range(3):
+        each.probed(now := each.retry_at, good=False)
+        assert each.retry_at - now == LAST_TRIAL_BACKOFF
+
+
+# --- taken back ----------------------------------------------------------------------------------------
+
+
+def test_an_opening_that_was_not_the_routes_fault_is_taken_back() -> None:
+    each = opened(100.0)
+    assert each.restore(101.0, within=1.0)
+    assert (each.state, each.since) == (State.CLOSED, 101.0)
+    assert fail(each, 102.0, unreachable=True, started=100.5) is State.CLOSED  # nor is what was sent before
+    assert [fail(each, now) for now in (102.0, 103.0)] == [State.CLOSED] * 2
+
+
+def test_an_opening_of_long_ago_is_not_taken_back() -> None:
+    each = opened(100.0)
+    assert not each.restore(101.1, within=1.0)
+    assert each.state is State.OPEN
+
+
+def test_there_is_nothing_to_take_back_from_a_route_that_is_not_open() -> None:
+    for each in (breaker(), on_trial(110.0)):
+        state = each.state
+        assert not each.restore(110.5, within=99.0)
+        assert each.state is state
 
 
 def test_a_good_trial_halves_the_backoff_and_does_not_reset_it() -> None:
@@ -293,5 +329,20 @@ def test_a_healed_route_is_on_trial_within_thirty_seconds(
             now = each.retry_at + late
             each.probed(now, good=now >= healed)
         assert now - healed < HEALED_WITHIN
-    each.succeeded(now)
-    assert each.state is State.CLOSED
+        each.succeeded(now)
+        assert each.state.value == "closed"
+
+
+@given(trials=st.integers(1, 20), outage=st.floats(0.0, 1_000.0), seed=st.integers(0, 2**32))
+def test_a_route_that_failed_its_trials_is_on_trial_again_in_time(trials: int, outage: float, seed: int) -> None:
+    """It answers probes and no requests: then every look costs a request."""
+    each = Breaker(0.0, Random(seed).random)
+    fail(each, now := 0.0, unreachable=True)
+    for _ in range(trials):
+        while each.state is State.OPEN:
+            each.probed(now := each.retry_at, good=True)
+        fail(each, now)
+    healed = now + outage
+    while each.state is State.OPEN:
+        each.probed(now := each.retry_at, good=now >= healed)
+    assert now - healed <= (LAST_TRIAL_BACKOFF + 2 * FIRST_BACKOFF) * (1 + JITTER)

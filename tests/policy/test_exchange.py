@@ -118,6 +118,18 @@ def test_the_reasons_are_told(build: Build) -> None:
     assert all(record.seconds > 0 for record in records)
 
 
+def test_nobody_is_ranked_while_the_first_choice_will_do() -> None:
+    fleet = PlainFleet([route("a"), route("b")])
+    exchange = fleet.begin(STREAM)
+    command = exchange.start(1.0)
+    assert isinstance(command, Send)
+    head, content = streams()(command.attempt)
+    assert isinstance(exchange.feed(head, 2.0), Hold)
+    assert isinstance(exchange.feed(content, 2.0), Deliver)
+    exchange.settle(command.attempt, "complete", 3.0)
+    assert fleet.rankings == 0
+
+
 # --- what may be sent again ----------------------------------------------------------------------------
 
 
@@ -519,18 +531,18 @@ def test_a_race_is_no_way_around_the_limits(build: Build) -> None:
     world = build("a", "b", "c", "d")
     _, flight = fly(world, STREAM, a=says(503), b=says(503), c=says(503), worldwide=streams())
     assert flight.path[-1] == "global"
-    assert flight.sends[-1].rivals == ()
+    assert flight.rivals[-1] == ()
     world = build("a", "b", "c")
     broke(world)
     _, flight = fly(world, STREAM, a=says(503), b=says(503), worldwide=streams())
     assert flight.path == ["a", "b", "global"]
-    assert flight.sends[-1].rivals == ()
+    assert flight.rivals[-1] == ()
 
 
 def test_a_race_is_no_way_back_to_a_refused_key(build: Build) -> None:
     world = build(routes=[route("a", keys="k1"), route("b", keys="k2"), route("c", keys="k1")])
     _, flight = fly(world, STREAM, a=says(401), b=streams())
-    assert "c" not in [rival.name for rival in flight.sends[-1].rivals]
+    assert "c" not in flight.rivals[-1]
 
 
 # --- pinned --------------------------------------------------------------------------------------------
@@ -542,7 +554,7 @@ def test_a_pinned_request_goes_nowhere_else(build: Build, outcome: Outcome, name
     endpoint = "global" if name == "worldwide" else name
     _, flight = fly(build("a", "b"), call(streaming=True, pinned=endpoint), **{name: outcome})
     assert set(flight.path) == {endpoint}
-    assert flight.sends[0].rivals == ()
+    assert flight.rivals[0] == ()
 
 
 def test_a_pinned_request_tries_the_keys_in_turn(build: Build) -> None:
@@ -617,11 +629,11 @@ def test_other_connections_race(build: Build) -> None:
     world = build("a", "b", "c")
     end, flight = fly(world, STREAM, a=diverted("b"), b=streams())
     assert isinstance(end, Deliver)
-    assert [rival.name for rival in flight.sends[0].rivals] == ["b", "c", "global"]
+    assert flight.rivals[0] == ("b", "c", "global")
     assert 0.1 <= flight.sends[0].patience <= 0.5
     assert flight.path == ["a", "b"]
     assert flight.reasons[1] == "connection_race"
-    assert flight.sends[1].rivals == ()  # the winner's connection is ready
+    assert flight.rivals[1] == ()  # the winner's connection is ready
     assert [attempt.endpoint.name for attempt in flight.exchange.attempts] == ["b"]  # nothing was sent to a
     assert [record.endpoint for record in flight.exchange.records(0.0)] == ["b"]
     assert world.failures("a") == 0
@@ -641,23 +653,23 @@ def test_where_nothing_is_known_all_connections_are_opened_at_once() -> None:
     command = exchange.start(1.0)
     assert isinstance(command, Send)
     assert command.patience == 0.0
-    assert len(command.rivals) == MOST_RIVALS - 1
-    assert WORLDWIDE not in command.rivals  # it is where the race ends
+    assert len(command.rivals()) == MOST_RIVALS - 1
+    assert WORLDWIDE not in command.rivals()  # it is where the race ends
     exchange.cancel(2.0)
     few = PlainFleet([route("a"), route("b")]).begin(STREAM, at_once=True).start(1.0)
     assert isinstance(few, Send)
-    assert [rival.name for rival in few.rivals] == ["b"]
+    assert [rival.name for rival in few.rivals()] == ["b"]
 
 
 def test_neither_the_tried_nor_the_last_resorts_race(build: Build) -> None:
     world = build("a", "b", "c")
     _, flight = fly(world, STREAM, a=says(503), b=streams())
-    assert [rival.name for rival in flight.sends[1].rivals] == ["c", "global"]
+    assert flight.rivals[1] == ("c", "global")
     fleet = PlainFleet([route("a"), route("b")])
-    shut = Candidate(route("z"), None, State.OPEN, "last_resort")
-    command = fleet.begin(STREAM, ranking=[*fleet.order, shut]).start(1.0)
+    fleet.order.append(Candidate(route("z"), None, State.OPEN, "last_resort"))
+    command = fleet.begin(STREAM).start(1.0)
     assert isinstance(command, Send)
-    assert [rival.name for rival in command.rivals] == ["b", "global"]
+    assert [rival.name for rival in command.rivals()] == ["b", "global"]
 
 
 # --- the most telling failure --------------------------------------------------------------------------
@@ -726,6 +738,7 @@ def steps(exchange: Exchange, script: str) -> None:
                 exchange.feed(Answered(attempt, 500, None, event_stream=False, encoded=False), 1_001.0), Hold
             )
         case "diverted":
+            assert [rival.name for rival in command.rivals()] == ["b", "global"]
             exchange.feed(Diverted(attempt, "b"), 1_001.0)
         case "elsewhere":
             exchange.feed(Failed(attempt, Failure.RESET, ""), 1_001.0)

@@ -63,6 +63,7 @@ FAILURES = {
         Failure.WRITE,
         Failure.RESET,
         Failure.READ_TIMEOUT,
+        Failure.SILENCE,
         Failure.DEADLINE,
         Failure.PROTOCOL,
         Failure.STATUS,

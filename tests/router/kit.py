@@ -5,15 +5,12 @@ from dataclasses import replace
 from typing import Any
 
 from smartroute.policy.exchange import Exchange
-from smartroute.policy.messages import (
-    Call,
-    Deliver,
-)
-from smartroute.route import RouteStatus
-from smartroute.router import (
-    Router,
-)
+from smartroute.policy.messages import Attempt, Call, Deliver, Send
+from smartroute.policy.schedule import PROBE_LIMIT, Claim
+from smartroute.route import Route, RouteStatus
+from smartroute.router import Router
 from smartroute.testing import Clock
+from smartroute.transport.driver import UNSENT
 from tests.policy.driving import STREAM, Flight, Outcome
 
 INTERVAL = 10.0
@@ -35,6 +32,13 @@ def begin(router: Router, **options: Any) -> Exchange:
     return exchange
 
 
+def set_out(exchange: Exchange, now: float) -> Attempt:
+    """The first attempt of an exchange that begins now."""
+    command = exchange.start(now)
+    assert isinstance(command, Send)
+    return command.attempt
+
+
 def send(router: Router, of: Call = STREAM, **script: Outcome) -> list[str]:
     """One request, from its start to its end. Returns the endpoints that were sent it."""
     exchange = router.begin(of)
@@ -53,17 +57,30 @@ def status(router: Router, name: str) -> RouteStatus:
     return next(each for each in router.status() if each.name == name)
 
 
+def each(router: Router, name: str) -> Route:
+    return next(route for route in router.config.routes if route.name == name)
+
+
 def probe(
-    router: Router, name: str, *, failure: str | None = None, code: int | None = 200, seconds: float = 0.01
+    router: Router,
+    name: str,
+    *,
+    failure: str | None = None,
+    code: int | None = 200,
+    seconds: float = 0.01,
+    fresh: bool = False,
+    started: float | None = None,
+    late: bool = False,
 ) -> None:
-    each = next(r for r in router.config.routes if r.name == name)
+    """A probe of the route is over. `fresh`: it was a verification."""
     router.probed(
-        each,
+        Claim(each(router, name), fresh=fresh, limit=PROBE_LIMIT),
         round_trip=seconds,
         status=None if failure else code,
         failure=failure,
-        unreachable=failure is not None and not failure.isdecimal(),
-        started=router.clock(),
+        unreachable=failure in UNSENT,
+        started=router.clock() if started is None else started,
+        late=late,
     )
 
 

@@ -2,6 +2,7 @@
 
 import random
 import threading
+from math import inf
 from typing import Any
 
 from hypothesis import settings
@@ -16,20 +17,22 @@ from smartroute.policy.messages import (
     Command,
     Deliver,
     Diverted,
+    Failed,
     Gate,
     Hold,
+    Quiet,
     Raise,
     Send,
     Spoiled,
+    Wait,
     Whole,
 )
 from smartroute.policy.messages import Event as Happening
 from smartroute.policy.outcome import Failure
 from smartroute.route import Route
-from smartroute.router import (
-    Router,
-)
+from smartroute.router import Router
 from smartroute.testing import Clock
+from smartroute.transport.driver import UNSENT
 from tests.policy.driving import Flight, Outcome, lost, route, says, spoils, streams, unsent
 from tests.router.kit import Prober, begin, call, probe
 
@@ -58,8 +61,8 @@ def test_eight_threads() -> None:
                     exchange.cancel(router.clock())
                 else:
                     flight.finish()
-                for each in router.claim_probes(hammer)[0]:
-                    probe(router, each.name, failure=dice.choice([None, "connect"]))
+                for claim in router.claim_probes(hammer)[0]:
+                    probe(router, claim.route.name, failure=dice.choice([None, "connect"]), fresh=claim.fresh)
                 if dice.random() < 0.05:
                     router.drain(name := dice.choice("abcd"))
                     router.resume(name)
@@ -166,20 +169,45 @@ class Anything(RuleBasedStateMachine):
         exchange, command, events = self.flying.pop(which % len(self.flying))
         attempt = command.attempt
         if isinstance(command, Send):
-            if race and command.rivals:
-                events = [Diverted(attempt, command.rivals[rival % len(command.rivals)].name)]
+            rivals = command.rivals()
+            if race and rivals and not attempt.sent:
+                events = [Diverted(attempt, rivals[rival % len(rivals)].name)]
             else:
                 events = list(outcome(attempt))
+                if attempt.sent and isinstance(events[0], Failed) and events[0].failure in UNSENT:
+                    events = list(lost()(attempt))
         elif not events or (command.gate is Gate.ERROR and isinstance(events[0], Spoiled)):
             events = [Whole(attempt)]
         event = events.pop(0)
         self._obey(exchange, exchange.feed(event, self.clock()), events)
 
     @precondition(lambda self: self.flying)
+    @rule(which=st.integers(0, 99), dead=st.booleans())
+    def says_nothing(self, which: int, dead: bool) -> None:
+        exchange, command, _ = self.flying[which % len(self.flying)]
+        attempt = command.attempt
+        if not attempt.sent:
+            attempt.depart(self.clock(), reused=False)
+        if attempt.check_at is None or attempt.check_at == inf:  # nobody looks after it
+            return
+        self.clock.advance(max(attempt.check_at - self.clock(), 0.0))
+        if dead:
+            probe(self.router, attempt.endpoint.name, failure="read_timeout", fresh=True)
+        answer = exchange.feed(Quiet(attempt), self.clock())
+        assert attempt.ended is None
+        assert isinstance(answer, Wait if attempt.on_global else Wait | Send)
+        if isinstance(answer, Send):
+            assert (answer.beside, answer.attempt.reason) == (True, "rescue")
+        elif attempt.check_at is not None:
+            assert attempt.check_at > self.clock()
+        self._obey(exchange, answer, [])
+
+    @precondition(lambda self: self.flying)
     @rule(which=st.integers(0, 99))
     def cancelled(self, which: int) -> None:
-        exchange, _, _ = self.flying.pop(which % len(self.flying))
+        exchange, _, _ = self.flying[which % len(self.flying)]
         exchange.cancel(self.clock())
+        self._land(exchange)
         self.router.finish(exchange, "cancelled")
 
     @precondition(lambda self: self.delivered)
@@ -193,15 +221,19 @@ class Anything(RuleBasedStateMachine):
     def time_passes(self, seconds: float) -> None:
         self.clock.advance(seconds)
 
-    @rule(failure=st.sampled_from([None, None, "connect", "503"]), given_up=st.booleans())
-    def probes(self, failure: str | None, given_up: bool) -> None:
-        routes, wait = self.router.claim_probes(self.prober)
+    @rule(
+        failure=st.sampled_from([None, None, "connect", "503", "read_timeout", "deadline"]),
+        given_up=st.booleans(),
+        late=st.booleans(),
+    )
+    def probes(self, failure: str | None, given_up: bool, late: bool) -> None:
+        claims, wait = self.router.claim_probes(self.prober)
         assert wait is None or wait > 0
-        for each in routes:
+        for each in claims:
             if given_up:
                 self.router.unprobed(each)
             else:
-                probe(self.router, each.name, failure=failure)
+                probe(self.router, each.route.name, failure=failure, fresh=each.fresh, late=late)
 
     @rule(name=st.sampled_from("abcde"))
     def drain(self, name: str) -> None:
@@ -215,7 +247,9 @@ class Anything(RuleBasedStateMachine):
 
     @invariant()
     def counts_are_right(self) -> None:
-        under_way = [a for exchange, _, _ in self.flying for a in exchange.attempts if a.ended is None]
+        exchanges = {id(exchange): exchange for exchange, _, _ in self.flying}.values()
+        under_way = [a for exchange in exchanges for a in exchange.attempts if a.ended is None]
+        assert len(under_way) == len(self.flying)
         under_way += [attempt for _, attempt in self.delivered if attempt.ended is None]
         for each in self.router.status():
             assert each.in_flight == sum(a.endpoint.name == each.name for a in under_way)
@@ -223,7 +257,7 @@ class Anything(RuleBasedStateMachine):
 
     @invariant()
     def somebody_can_be_asked(self) -> None:
-        order = self.router._choose(call(), self.clock()).order
+        order = self.router.ranking(call(), self.clock())
         assert len({c.route.name for c in order}) == len(order)
         assert all(self._may(c.route.region, ()) for c in order)
         allowed = [r for r in self._undrained() if self._may(r.region, ())]
@@ -240,32 +274,45 @@ class Anything(RuleBasedStateMachine):
         assert [each.in_flight for each in self.router.status()] == [0] * 5
 
     def _obey(self, exchange: Exchange, command: Command, events: list[Happening]) -> None:
+        live = [attempt for attempt in exchange.attempts if attempt.ended is None]
+        if isinstance(command, Wait):
+            assert live  # there is something to wait for
+            assert {id(c.attempt) for e, c, _ in self.flying if e is exchange} == {id(attempt) for attempt in live}
+            return
         attempt = command.attempt
         assert self._may(attempt.endpoint.region, exchange.call.regions)
         match command:
             case Send():
                 assert exchange.delivered is None
                 assert exchange.attempts[-1] is attempt
-                assert all(other.ended is not None for other in exchange.attempts[:-1])  # one after the other
-                assert all(self._may(rival.region, exchange.call.regions) for rival in command.rivals)
-                counted = [a for a in exchange.attempts if a.reason not in ASIDE]
+                assert command.beside == (len(live) > 1)  # else one after the other
+                assert all(self._may(rival.region, exchange.call.regions) for rival in command.rivals())
+                counted = [a for a in exchange.attempts if a.reason not in ASIDE and (a.sent or a is attempt)]
                 assert sum(a.on_global for a in counted) <= 1
                 assert sum(not a.on_global for a in counted) <= (2 if exchange.call.retry else 3)
                 assert len(counted) <= (2 if exchange.call.retry else 4)
                 assert len({a.endpoint.name for a in counted}) == len(counted)
                 if exchange.call.pinned is not None:
                     assert {a.endpoint.name for a in exchange.attempts} == {exchange.call.pinned}
+                    assert len(live) == 1
                 self.flying.append((exchange, command, events))
             case Hold():
                 self.flying.append((exchange, command, events))
             case Deliver():
                 assert exchange.delivered is attempt
                 assert attempt.status is not None
+                assert all(other is attempt for other in live)
+                self._land(exchange)
                 self.delivered.append((exchange, attempt))
             case Raise():
                 assert exchange.delivered is None
-                assert all(a.ended is not None for a in exchange.attempts)
+                assert live == []
+                self._land(exchange)
                 self.router.finish(exchange, "failed")
+
+    def _land(self, exchange: Exchange) -> None:
+        """Nothing more comes of what it has in flight."""
+        self.flying = [flight for flight in self.flying if flight[0] is not exchange]
 
     def _may(self, region: str | None, asked: tuple[str, ...]) -> bool:
         region = region or ""

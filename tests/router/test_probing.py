@@ -8,28 +8,23 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from smartroute.config import Config
-from smartroute.policy.messages import (
-    Attempt,
-)
+from smartroute.policy.messages import Attempt
 from smartroute.policy.messages import Event as Happening
-from smartroute.router import (
-    KEEP_WARM,
-    PROBE_JITTER,
-    QUIET,
-    Router,
-)
+from smartroute.policy.schedule import JITTER, KEEP_WARM
+from smartroute.policy.silence import DEAD_AFTER
+from smartroute.router import QUIET, Router
 from smartroute.testing import Clock
 from tests.policy.driving import PLAIN, measured, route, says, streams, unsent
-from tests.router.kit import INTERVAL, Make, Prober, begin, probe, send, status
+from tests.router.kit import INTERVAL, Make, Prober, begin, probe, send, set_out, status
 
 # --- probes --------------------------------------------------------------------------------------------
 
 
 def claim(router: Router, prober: object, *, healthy: bool = True) -> list[str]:
-    routes, _ = router.claim_probes(prober)
-    for each in routes:
-        probe(router, each.name, failure=None if healthy else "connect")
-    return [each.name for each in routes]
+    claims, _ = router.claim_probes(prober)
+    for each in claims:
+        probe(router, each.route.name, failure=None if healthy else "connect", fresh=each.fresh)
+    return [each.route.name for each in claims]
 
 
 def test_before_the_first_request_nothing_is_probed(make: Make) -> None:
@@ -78,7 +73,7 @@ def test_a_forgotten_prober_is_forgotten(make: Make) -> None:
     router = make()
     begin(router).cancel(0.0)
     claim(router, Prober())
-    assert len(router._prober_visits) == 0
+    assert len(router._schedule._visits) == 0
 
 
 def test_probes_rest_when_the_traffic_does(make: Make, clock: Clock) -> None:
@@ -109,7 +104,7 @@ def test_probes_are_jittered(number: float, interval: float) -> None:
     claim(router, prober := Prober())
     _, wait = router.claim_probes(prober)
     due = router._known["a"].probe_at - clock()
-    assert interval * (1 - PROBE_JITTER) - 1e-6 <= due <= interval * (1 + PROBE_JITTER) + 1e-6
+    assert interval * (1 - JITTER) - 1e-6 <= due <= interval * (1 + JITTER) + 1e-6
     assert wait is not None
     assert 0 < wait <= due
 
@@ -130,10 +125,10 @@ def test_open_routes_are_probed_at_the_pace_of_their_backoff(make: Make, clock: 
 def test_a_claimed_probe_is_not_claimed_again_until_it_is_over(make: Make, clock: Clock) -> None:
     router, prober = make("a"), Prober()
     begin(router).cancel(0.0)
-    assert [r.name for r in router.claim_probes(prober)[0]] == ["a"]
+    (claimed,), _ = router.claim_probes(prober)
     clock.advance(INTERVAL)
     assert router.claim_probes(prober)[0] == []
-    router.unprobed(router.config.routes[0])
+    router.unprobed(claimed)
     assert claim(router, prober) == ["a"]
 
 
@@ -141,7 +136,7 @@ def test_a_probe_of_which_nothing_is_heard_is_claimed_by_another(make: Make, clo
     """Its event loop may have been closed by hand."""
     router, lost, prober = make("a"), Prober(), Prober()
     begin(router).cancel(0.0)
-    assert [r.name for r in router.claim_probes(lost)[0]] == ["a"]
+    assert [each.route.name for each in router.claim_probes(lost)[0]] == ["a"]
     clock.advance(2 * INTERVAL)
     assert claim(router, prober) == ["a"]
 
@@ -152,7 +147,7 @@ def test_while_a_probe_is_under_way_nobody_spins(make: Make, clock: Clock) -> No
     begin(router).cancel(0.0)
     probe(router, "a", failure="connect")
     clock.advance(1.5)
-    assert [r.name for r in router.claim_probes(prober)[0]] == ["a"]
+    assert [each.route.name for each in router.claim_probes(prober)[0]] == ["a"]
     clock.advance(0.5)
     _, wait = router.claim_probes(prober)
     assert wait is not None
@@ -211,8 +206,9 @@ def test_a_request_lost_in_the_outage_does_not_stand_in_the_way_of_the_trial(mak
     router = make("a")
     forgotten = begin(router)
     forgotten.start(clock())  # the route falls silent: nothing comes back, ever
-    clock.advance(1.0)
-    probe(router, "a", failure="read_timeout")
+    for _ in range(DEAD_AFTER):
+        clock.advance(1.0)
+        probe(router, "a", failure="read_timeout", fresh=True)
     for _ in range(2):
         clock.advance(2.0)
         probe(router, "a")
@@ -237,7 +233,7 @@ def test_one_trial_at_a_time(make: Make, clock: Clock) -> None:
         clock.advance(2.0)
         probe(router, "a")
     trial = begin(router)
-    assert trial.start(clock()).attempt.reason == "trial"
+    assert set_out(trial, clock()).reason == "trial"
     assert send(router, b=streams()) == ["b"]
     trial.cancel(clock())
     assert send(router, a=streams()) == ["a"]

@@ -15,21 +15,15 @@ from smartroute.events import (
     Event,
     ExchangeEnded,
     ExchangeStarted,
+    IncumbentChanged,
     ProbeEnded,
 )
-from smartroute.policy.messages import (
-    Send,
-)
-from smartroute.policy.selection import HOLD
-from smartroute.router import (
-    CONVERSATION_TIME,
-    MOST_CONVERSATIONS,
-    QUARANTINE,
-    Router,
-)
+from smartroute.policy.messages import Send
+from smartroute.policy.selection import HOLD, INTOLERABLE, LEAST_GAIN
+from smartroute.router import QUARANTINE, Router
 from smartroute.testing import Clock
 from tests.policy.driving import STREAM, Flight, Outcome, lost, measured, route, says, streams, unsent
-from tests.router.kit import Make, begin, call, names, probe, reasons, send, status
+from tests.router.kit import Make, begin, call, each, names, probe, reasons, send, set_out, status
 
 # --- status --------------------------------------------------------------------------------------------
 
@@ -133,18 +127,23 @@ def test_the_first_requests_race_because_nothing_is_known(make: Make, clock: Clo
     assert patience == [0.0, 0.25, 0.0]  # not every one of a burst: they would open connections by the hundred
 
 
+def far_now(router: Router, name: str, seconds: float) -> None:
+    """Probes have taken so long for a while."""
+    for _ in range(200):
+        measured(router, each(router, name), seconds)
+
+
 def test_stickiness_and_hold(make: Make, clock: Clock) -> None:
     router = make("a", "b")
     send(router, a=streams())
     clock.advance(60.0)
-    measured(router, router.config.routes[1], 0.001)
-    measured(router, router.config.routes[0], 0.100)
-    assert begin(router).start(clock()).attempt.endpoint.name == "b"
-    assert [each.incumbent for each in router.status()] == [False, True]
+    far_now(router, "a", 20 * LEAST_GAIN)
+    far_now(router, "b", 2 * LEAST_GAIN)
+    assert set_out(begin(router), clock()).endpoint.name == "b"
+    assert [status.incumbent for status in router.status()] == [False, True]
     clock.advance(1.0)
-    measured(router, router.config.routes[1], 0.150)  # 0.0303 now: worse than a, but tolerable
-    for _ in range(20):
-        measured(router, router.config.routes[0], 0.020)
+    far_now(router, "b", 10 * LEAST_GAIN)
+    far_now(router, "a", 12 * LEAST_GAIN / INTOLERABLE)  # better now, but b is tolerable
     assert names(router)[0] == "b"
     clock.advance(HOLD)
     assert names(router)[0] == "a"
@@ -156,11 +155,11 @@ def test_stickiness_and_hold(make: Make, clock: Clock) -> None:
 def test_a_drained_route_gets_no_requests_until_it_is_resumed(make: Make) -> None:
     router = make()
     flying = begin(router)
-    command = flying.start(router.clock())
+    attempt = set_out(flying, router.clock())
     router.drain("a")
     assert status(router, "a").drained
     assert send(router, b=streams()) == ["b"]
-    assert command.attempt.ended is None  # what is on its way is not disturbed
+    assert attempt.ended is None  # what is on its way is not disturbed
     flying.cancel(router.clock())
     router.resume("a")
     assert send(router, a=streams(), b=streams()) == ["a"]
@@ -191,6 +190,7 @@ def test_a_listener_hears_the_whole_story(make: Make) -> None:
     unsubscribe = router.subscribe(heard.append)
     send(router, a=unsent(), b=streams())
     assert [type(event) for event in heard] == [
+        IncumbentChanged,
         ExchangeStarted,
         AttemptStarted,
         BreakerChanged,
@@ -199,7 +199,7 @@ def test_a_listener_hears_the_whole_story(make: Make) -> None:
         AttemptEnded,
         ExchangeEnded,
     ]
-    numbers = {event.exchange for event in heard if not isinstance(event, ProbeEnded)}
+    numbers = {event.exchange for event in heard if not isinstance(event, ProbeEnded | IncumbentChanged)}
     assert len(numbers) == 1
     last = heard[-1]
     assert isinstance(last, ExchangeEnded)
@@ -218,7 +218,7 @@ def test_events_show_no_key_to_whoever_walks_over_them(make: Make) -> None:
     router.subscribe(heard.append)
     send(router, a=unsent(), b=streams())
     probe(router, "b", failure="tls")
-    kinds = {ExchangeStarted, AttemptStarted, AttemptEnded, ExchangeEnded, BreakerChanged, ProbeEnded}
+    kinds = {ExchangeStarted, AttemptStarted, AttemptEnded, ExchangeEnded, BreakerChanged, ProbeEnded, IncumbentChanged}
     assert {type(event) for event in heard} == kinds
     assert "fake-direct-key" not in json.dumps([asdict(event) for event in heard], default=str)
 
@@ -263,7 +263,7 @@ def test_a_broken_listener_costs_nothing_and_is_logged_once(make: Make, caplog: 
     router.subscribe(heard.append)
     for _ in range(3):
         assert send(router, a=streams()) == ["a"]
-    assert len(heard) == 3 * 4
+    assert len(heard) == 1 + 3 * 4
     assert [record.getMessage().split(".")[0] for record in caplog.records] == ["A listener failed; requests go on"]
     assert all(each.in_flight == 0 for each in router.status())
 
@@ -308,7 +308,7 @@ def test_a_listener_may_ask_the_router(make: Make) -> None:
     asked: list[int] = []
     router.subscribe(lambda _: asked.append(len(router.status() + router.rank())))
     send(router, a=unsent(), b=streams())
-    assert len(asked) == 7
+    assert len(asked) == 8
 
 
 # --- sharing -------------------------------------------------------------------------------------------
@@ -397,7 +397,7 @@ def test_regions_bind_selection_failover_and_global(make: Make) -> None:
     exchange = begin(router)
     command = exchange.start(router.clock())
     assert isinstance(command, Send)
-    assert command.rivals == ()
+    assert command.rivals() == ()
     exchange.cancel(router.clock())
 
 
@@ -420,7 +420,7 @@ def test_regions_bind_a_pinned_request(make: Make, name: str) -> None:
     router = regional(make, regions=["EU_*"])
     with pytest.raises(UnknownRouteError):
         router.begin(call(pinned=name))
-    assert begin(router, pinned="eu").start(1.0).attempt.endpoint.name == "eu"
+    assert set_out(begin(router, pinned="eu"), 1.0).endpoint.name == "eu"
     with pytest.raises(UnknownRouteError):
         regional(make).begin(call(pinned=name, regions=("EU_*",)))
 
@@ -467,11 +467,11 @@ def test_a_pin_is_obeyed(make: Make) -> None:
 
 def test_the_callers_key_stays_with_the_route_it_was_for(make: Make) -> None:
     router = make()
-    assert begin(router, addressed="a")._ranking[-1].route.name == "b"  # global has no key of its own
+    assert router.ranking(call(addressed="a"), 1_000.0)[-1].route.name == "b"  # global has no key of its own
     with pytest.raises(UnknownRouteError):
         router.begin(call(addressed="a", pinned="global"))
     keyed = make(global_api_key="fake-console-key")
-    assert begin(keyed, addressed="a")._ranking[-1].route.name == "global"
+    assert keyed.ranking(call(addressed="a"), 1_000.0)[-1].route.name == "global"
 
 
 def test_keys(make: Make) -> None:
@@ -486,37 +486,6 @@ def test_keys(make: Make) -> None:
     assert not router.same_key(call(), a, c)
     assert not router.same_key(call(), a, worldwide)
     assert not router.same_key(call(addressed="a"), a, b)
-
-
-# --- conversations -------------------------------------------------------------------------------------
-
-
-def test_a_conversation_stays_on_its_route(make: Make, clock: Clock) -> None:
-    router = make()
-    send(router, call(conversation="c"), a=says(503, 1.0), b=streams())
-    clock.advance(5.0)
-    assert names(router)[0] == "a"
-    for _ in range(5):
-        clock.advance(CONVERSATION_TIME - 6.0)  # each request gives it ten minutes more
-        assert send(router, call(conversation="c"), a=streams(), b=streams()) == ["b"]
-    assert send(router, call(conversation="c", model="other"), a=streams()) == ["a"]
-    clock.advance(CONVERSATION_TIME + 1.0)
-    assert send(router, call(conversation="c"), a=streams()) == ["a"]
-
-
-def test_a_conversation_moves_for_good_when_its_route_fails(make: Make, clock: Clock) -> None:
-    router = make()
-    send(router, call(conversation="c"), a=streams())
-    send(router, call(conversation="c"), a=says(503, 1.0), b=streams())
-    clock.advance(5.0)
-    assert send(router, call(conversation="c"), a=streams(), b=streams()) == ["b"]
-
-
-def test_conversations_take_a_bounded_memory(make: Make) -> None:
-    router = make()
-    for number in range(MOST_CONVERSATIONS + 100):
-        router.begin(call(conversation=f"c{number}"))
-    assert len(router._conversations) == MOST_CONVERSATIONS
 
 
 def test_a_hold_does_not_keep_a_recovered_route_waiting(make: Make, clock: Clock) -> None:

@@ -24,6 +24,7 @@ import smartroute.httpx
 import smartroute.httpx2
 from smartroute import Config, Route, Router
 from smartroute.testing import Region
+from tests.policy.driving import measured
 
 __all__ = [
     "ASYNC",
@@ -240,14 +241,7 @@ def measure(client: Any) -> Any:
     """Let the client's router know the round trips, as if it had probed its routes."""
     router: Router = client.router
     for route in router.config.routes:
-        router.probed(
-            route,
-            round_trip=ROUND_TRIPS[route.name],
-            status=200,
-            failure=None,
-            unreachable=False,
-            started=router.clock(),
-        )
+        measured(router, route, ROUND_TRIPS[route.name])
     return client
 
 

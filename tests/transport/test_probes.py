@@ -9,6 +9,7 @@ import pytest
 import trustme
 
 from smartroute.events import BreakerChanged, Event, ProbeEnded
+from smartroute.policy.silence import DEAD_AFTER
 from smartroute.testing import Region, Silence, Status
 from tests.transport.kit import ASYNC, CHAT, AsyncCaller, Caller, World, eventually, threads
 
@@ -161,17 +162,17 @@ def test_traffic_returns_after_a_recovery(caller: Caller, world: World) -> None:
     assert status_of(client, "near").state == "closed"
 
 
-def test_a_probe_that_never_gets_through_finds_the_route_unreachable(
+def test_a_route_that_cannot_be_got_through_to_is_opened_by_its_second_verification(
     caller: Caller, world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A handshake that hangs until the probe's time is up is no slow answer: nothing was sent."""
-    monkeypatch.setattr("smartroute.transport.driver.PROBE_LIMIT", 0.1)
+    """A handshake that hangs until the probe's time is up: no request finds that out."""
+    monkeypatch.setattr("smartroute.policy.schedule.PROBE_LIMIT", 0.1)
     authority = trustme.CA()
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     authority.issue_cert("127.0.0.1").configure_cert(context)
     with Region("near", tls=context) as near:
         near.set(Silence(at="accept"))
-        client = caller.client(world.config(near, world.far, probe_interval=0.1), verify=False)
+        client = caller.client(world.config(near, world.far, probe_interval=10), verify=False)
         heard: list[BreakerChanged | ProbeEnded] = []
 
         def listen(event: Event) -> None:
@@ -180,22 +181,34 @@ def test_a_probe_that_never_gets_through_finds_the_route_unreachable(
 
         client.router.subscribe(listen)
         caller.ask(caller.sdk(client, world.globe.url), extra_headers={"x-smartroute-route": "far"})
-        assert eventually(lambda: heard)
-        changed = heard[0]  # at the first probe, not after several
+        assert eventually(lambda: any(isinstance(event, BreakerChanged) for event in heard))
+        assert eventually(lambda: len(heard) >= 2 + DEAD_AFTER)
+        probed = [event for event in heard if isinstance(event, ProbeEnded)][: 1 + DEAD_AFTER]
+        assert [event.fresh for event in probed] == [False] + [True] * DEAD_AFTER
+        assert {event.failure for event in probed} <= {"deadline", "connect_timeout"}
+        changed = heard[1 + DEAD_AFTER - 1]
         assert isinstance(changed, BreakerChanged)
         assert (changed.before, changed.after, changed.exchange) == ("closed", "open", None)
         caller.close(client)
 
 
-def test_a_probe_that_got_through_and_no_answer_counts_as_one_failure(
+def test_a_probe_that_got_through_and_no_answer_has_the_route_verified(
     caller: Caller, world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("smartroute.transport.driver.PROBE_LIMIT", 0.1)
-    world.near.set(Silence(only="get"))
+    """It may have been the connection alone: a fresh one tells."""
+    monkeypatch.setattr("smartroute.policy.schedule.PROBE_LIMIT", 0.1)
+    world.near.set(Silence(only="get", times=1))
     client = caller.client(world.config(probe_interval=10))
     heard: list[Event] = []
     client.router.subscribe(heard.append)
     caller.ask(caller.sdk(client, world.globe.url), extra_headers={"x-smartroute-route": "far"})
-    assert eventually(lambda: any(isinstance(event, ProbeEnded) and event.failure for event in heard))
+
+    def probed() -> list[tuple[str | None, bool]]:
+        ended = [event for event in heard if isinstance(event, ProbeEnded) and event.route.name == "near"]
+        return [(event.failure, event.fresh) for event in ended]
+
+    assert eventually(lambda: len(probed()) == 2)
+    assert probed() == [("deadline", False), (None, True)]
     assert status_of(client, "near").state == "closed"
     assert not any(isinstance(event, BreakerChanged) for event in heard)
+    assert eventually(lambda: world.near.open_connections == 0)  # the connection that gave no answer, and the fresh one

@@ -1,0 +1,133 @@
+"""Telling those who want to know what happens: events are made only if somebody listens."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+from collections.abc import Callable
+from typing import ClassVar
+
+from smartroute import events
+from smartroute.policy.exchange import Exchange
+from smartroute.policy.messages import Attempt
+from smartroute.policy.selection import Candidate
+from smartroute.route import Route
+
+__all__ = ["Listeners"]
+
+logger = logging.getLogger("smartroute")
+
+
+class Listeners:
+    """The listeners of one router. None of them is ever called under a lock, and none can fail a request."""
+
+    _numbers: ClassVar[itertools.count[int]] = itertools.count(1)
+
+    def __init__(self) -> None:
+        self._all: tuple[events.Listener, ...] = ()
+        self._broken: tuple[events.Listener, ...] = ()
+
+    def add(self, listener: events.Listener) -> Callable[[], None]:
+        """Tell `listener` of every event from now on. Returns a function that ends this."""
+        self._all += (listener,)
+
+        def remove() -> None:
+            self._all = tuple(other for other in self._all if other is not listener)
+
+        return remove
+
+    def number(self) -> int:
+        """A number for an exchange, unique in the process; 0 if nobody listens to exchanges now."""
+        return next(self._numbers) if any(map(self._is_active, self._all)) else 0
+
+    def emit(self, event: events.Event) -> None:
+        """Tell every listener. One that fails is reported once and costs nobody anything."""
+        for listener in self._all:
+            try:
+                listener(event)
+            except Exception as error:  # noqa: BLE001 - a bug in telemetry must not fail a request
+                self._report_broken(listener, error)
+
+    def exchange_started(self, exchange: Exchange, candidates: tuple[Candidate, ...], reason: str) -> None:
+        """A request was accepted."""
+        call = exchange.call
+        self.emit(events.ExchangeStarted(exchange.number, call.path, call.model, call.streaming, candidates, reason))
+
+    def exchange_ended(self, exchange: Exchange, outcome: str, now: float) -> None:
+        """Its journey is over."""
+        delivered = exchange.delivered
+        self.emit(
+            events.ExchangeEnded(
+                exchange.number,
+                outcome,
+                delivered.endpoint if delivered else None,
+                len(exchange.attempts),
+                delivered is not None and delivered.on_global,
+                now - exchange.began,
+            )
+        )
+
+    def attempt_started(self, exchange: Exchange, attempt: Attempt) -> None:
+        """An attempt is on its way."""
+        self.emit(
+            events.AttemptStarted(
+                exchange.number,
+                attempt.number,
+                attempt.endpoint,
+                "POST",
+                attempt.endpoint.url + exchange.call.path,
+                attempt.reason,
+                attempt.headers,
+                sum(earlier.sent for earlier in exchange.attempts),
+            )
+        )
+
+    def attempt_ended(self, exchange: Exchange, attempt: Attempt, how: str | None, size: int) -> None:
+        """An attempt is over."""
+        since = attempt.started
+        self.emit(
+            events.AttemptEnded(
+                exchange.number,
+                attempt.number,
+                attempt.endpoint,
+                attempt.status,
+                attempt.failure,
+                attempt.detail,
+                attempt.first_byte and attempt.first_byte - since,
+                attempt.content_at and attempt.content_at - since,
+                how,
+                size,
+                attempt.notes,
+            )
+        )
+
+    def breaker_changed(self, route: Route, before: str, after: str, cause: str, exchange: Exchange | None) -> None:
+        """A route's health changed."""
+        logger.info("Route %s: %s -> %s (%s)", route, before, after, cause)
+        if self._all:
+            number = exchange.number if exchange else None
+            self.emit(events.BreakerChanged(route, before, after, cause, number or None))
+
+    def incumbent_changed(self, before: Route | None, after: Route) -> None:
+        """Requests go elsewhere by default."""
+        logger.info("Requests go to route %s by default (before: %s).", after, before)
+        if self._all:
+            self.emit(events.IncumbentChanged(before, after))
+
+    def probe_ended(self, route: Route, round_trip: float | None, failure: str | None, *, fresh: bool) -> None:
+        """A probe is over."""
+        if self._all:
+            self.emit(events.ProbeEnded(route, round_trip if failure is None else None, failure, fresh))
+
+    def _is_active(self, listener: events.Listener) -> bool:
+        try:
+            return bool(getattr(listener, "active", True))
+        except Exception as error:  # noqa: BLE001 - as above
+            self._report_broken(listener, error)
+            return False
+
+    def _report_broken(self, listener: events.Listener, error: Exception) -> None:
+        if not any(listener is broken for broken in self._broken):
+            self._broken += (listener,)
+            message = "A listener failed; requests go on. Further failures of it are not logged."
+            logger.error(message, exc_info=error)

@@ -1,0 +1,335 @@
+"""A route that says nothing: verified, avoided, opened, or waited for."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from smartroute.events import BreakerChanged, Event, ProbeEnded
+from smartroute.policy.exchange import Exchange
+from smartroute.policy.messages import Answered, Attempt, Call, Command, Content, Quiet, Send, Wait, Whole
+from smartroute.policy.outcome import Failure
+from smartroute.policy.patience import LOOK
+from smartroute.policy.schedule import Claim
+from smartroute.policy.silence import DEAD_AFTER, PAUSE
+from smartroute.router import Router
+from smartroute.testing import Clock
+from tests.policy.driving import PLAIN, STREAM, measured, slowly, streams
+from tests.router.kit import Make, Prober, call, each, names, probe, reasons, send, set_out, status
+
+USUAL = 0.3
+"""Seconds that a region usually takes to answer here."""
+
+
+@pytest.fixture
+def router(make: Make, clock: Clock) -> Router:
+    """A router that knows what to expect of its routes, of which a is so much nearer that none is explored."""
+    router = make("a", "b", "c", warm=False)
+    for known, round_trip in zip(router.config.routes, (0.010, 0.300, 0.600), strict=True):
+        measured(router, known, round_trip)
+    for _ in range(30):
+        assert send(router, a=slowly(USUAL, clock, streams())) == ["a"]
+        clock.advance(1.0)
+    return router
+
+
+class Waiting:
+    """A request of which nothing has come yet."""
+
+    def __init__(self, router: Router, of: Call = STREAM) -> None:
+        exchange = router.begin(of)
+        assert exchange is not None
+        self.router = router
+        self.exchange: Exchange = exchange
+        self.first = set_out(exchange, router.clock())
+        self.first.depart(router.clock(), reused=False)
+
+    def look(self, attempt: Attempt | None = None) -> Command:
+        """Nothing has come by the time that somebody looks."""
+        attempt = attempt or self.first
+        clock = self.router.clock
+        assert isinstance(clock, Clock)
+        assert attempt.check_at is not None
+        clock.advance(max(attempt.check_at - clock(), 0.0))
+        return self.exchange.feed(Quiet(attempt), clock())
+
+    def grow_overdue(self) -> None:
+        for _ in range(9):
+            if not self.first.overdue:
+                assert self.look() == Wait()
+        assert self.first.overdue
+
+    def answer(self, attempt: Attempt | None = None) -> None:
+        attempt, now = attempt or self.first, self.router.clock()
+        streaming = self.exchange.call.streaming
+        self.exchange.feed(Answered(attempt, 200, None, event_stream=streaming, encoded=False), now)
+        self.exchange.feed(Content(attempt) if streaming else Whole(attempt), now)
+        self.exchange.settle(attempt, "complete", now)
+        self.router.finish(self.exchange, "answered")
+
+    def cancel(self) -> None:
+        self.exchange.cancel(self.router.clock())
+        self.router.finish(self.exchange, "cancelled")
+
+
+@pytest.fixture
+def waiting(router: Router) -> Iterator[Waiting]:
+    waiting = Waiting(router)
+    yield waiting
+    waiting.cancel()
+    assert [each.in_flight for each in router.status()] == [0] * 3
+
+
+def verifications(router: Router, prober: object) -> list[Claim]:
+    return [claim for claim in router.claim_probes(prober)[0] if claim.fresh]
+
+
+def fails(router: Router, name: str, started: float | None = None) -> None:
+    """A verification of the route fails."""
+    probe(router, name, failure=Failure.READ_TIMEOUT, fresh=True, started=started)
+
+
+def opens(router: Router, name: str) -> None:
+    for _ in range(DEAD_AFTER):
+        fails(router, name)
+
+
+# --- wanted --------------------------------------------------------------------------------------------
+
+
+def test_an_overdue_attempt_has_its_route_verified_on_a_fresh_connection(router: Router, waiting: Waiting) -> None:
+    prober, other = Prober(), Prober()
+    assert verifications(router, prober) == []
+    waiting.grow_overdue()
+    limit = router._known["a"].latency.verification_limit
+    assert verifications(router, prober) == [Claim(each(router, "a"), fresh=True, limit=limit)]
+    assert verifications(router, prober) == []
+    assert verifications(router, other) == []
+
+
+def test_without_ordinary_probes_too(make: Make) -> None:
+    router = make("a", "b", "c", probe_interval=0)
+    waiting = Waiting(router)
+    assert verifications(router, Prober()) == []
+    assert waiting.look() == Wait()
+    assert [claim.route.name for claim in verifications(router, Prober())] == ["a"]
+    waiting.cancel()
+
+
+def test_a_long_wait_is_reason_enough_whatever_is_expected(router: Router) -> None:
+    """Nothing is known of how long a whole answer takes. Whether its route is alive can be known all the same."""
+    waiting = Waiting(router, PLAIN)
+    began = router.clock()
+    assert waiting.look() == Wait()
+    assert router.clock() - began == pytest.approx(LOOK)
+    assert not waiting.first.overdue
+    assert not status(router, "a").suspect
+    assert [claim.route.name for claim in verifications(router, Prober())] == ["a"]
+    waiting.cancel()
+
+
+def test_not_before_it_is_due(router: Router, clock: Clock) -> None:
+    assert send(router, a=slowly(2 * USUAL, clock, streams())) == ["a"]
+    assert verifications(router, Prober()) == []
+
+
+def test_one_that_was_given_up_is_claimed_by_another(router: Router, waiting: Waiting) -> None:
+    waiting.grow_overdue()
+    (claim,) = verifications(router, Prober())
+    router.unprobed(claim)
+    assert verifications(router, Prober()) == [claim]
+
+
+def test_one_that_was_late_itself_says_nothing(router: Router, waiting: Waiting) -> None:
+    waiting.grow_overdue()
+    for _ in range(DEAD_AFTER):
+        (claim,) = verifications(router, Prober())
+        probe(router, "a", failure=Failure.READ_TIMEOUT, fresh=claim.fresh, late=True)
+    assert status(router, "a").state == "closed"
+    assert len(verifications(router, Prober())) == 1
+
+
+def test_an_ordinary_probe_without_an_answer_wants_one(router: Router) -> None:
+    probe(router, "a", failure=Failure.READ_TIMEOUT)
+    assert status(router, "a").state == "closed"
+    assert [claim.route.name for claim in verifications(router, Prober())] == ["a"]
+
+
+# --- alive ---------------------------------------------------------------------------------------------
+
+
+def test_a_route_that_is_alive_is_not_opened_and_not_asked_again_for_a_while(
+    router: Router, clock: Clock, waiting: Waiting
+) -> None:
+    waiting.grow_overdue()
+    prober = Prober()
+    assert len(verifications(router, prober)) == 1
+    probe(router, "a", fresh=True)
+    answered = clock()
+    assert status(router, "a").state == "closed"
+    while clock() < answered + PAUSE - 2 * LOOK:
+        waiting.look()
+        assert verifications(router, prober) == []
+    clock.advance(3 * LOOK)
+    waiting.look()
+    assert len(verifications(router, prober)) == 1
+
+
+def test_one_failed_verification_alone_opens_nothing(router: Router, waiting: Waiting) -> None:
+    waiting.grow_overdue()
+    for _ in range(3):
+        fails(router, "a")
+        assert len(verifications(router, Prober())) == 1  # it wants another
+        probe(router, "a", fresh=True)
+    assert status(router, "a").state == "closed"
+
+
+# --- dead ----------------------------------------------------------------------------------------------
+
+
+def test_two_failed_verifications_open_the_route(router: Router, waiting: Waiting) -> None:
+    heard: list[Event] = []
+    router.subscribe(heard.append)
+    waiting.grow_overdue()
+    opens(router, "a")
+    assert status(router, "a").state == "open"
+    (changed,) = [event for event in heard if isinstance(event, BreakerChanged)]
+    assert (changed.before, changed.after, changed.exchange) == ("closed", "open", None)
+    assert "verification" in changed.cause
+    probed = [event for event in heard if isinstance(event, ProbeEnded)]
+    assert [(event.failure, event.fresh) for event in probed] == [(Failure.READ_TIMEOUT, True)] * DEAD_AFTER
+    assert verifications(router, Prober()) == []
+
+
+def test_half_of_the_proof_is_enough_for_a_rescue(router: Router, waiting: Waiting) -> None:
+    waiting.grow_overdue()
+    fails(router, "a")
+    command = waiting.look()
+    assert isinstance(command, Send)
+    assert (command.attempt.endpoint.name, command.attempt.reason, command.beside) == ("b", "rescue", True)
+
+
+def test_all_that_wait_on_a_dead_route_are_moved(router: Router) -> None:
+    crowd = [Waiting(router, of) for of in (STREAM, STREAM, PLAIN)]
+    opens(router, "a")
+    for waiting in crowd:
+        command = waiting.look()
+        assert isinstance(command, Send)
+        assert command.attempt.endpoint.name == "b"
+        waiting.cancel()
+
+
+def test_what_was_sent_after_the_verification_is_not_moved(router: Router, clock: Clock) -> None:
+    fails(router, "a", started=clock() - 0.1)
+    waiting = Waiting(router, call(pinned="a"))
+    assert waiting.look() == Wait()
+    waiting.cancel()
+
+
+# --- suspects ------------------------------------------------------------------------------------------
+
+
+def test_a_suspect_is_avoided_until_its_answer_comes(router: Router, waiting: Waiting) -> None:
+    waiting.grow_overdue()
+    assert status(router, "a").suspect
+    assert names(router) == ["b", "c", "a", "global"]
+    assert reasons(router)[0] == "detour"
+    assert send(router, b=streams()) == ["b"]
+    waiting.answer()
+    assert not status(router, "a").suspect
+    assert names(router)[0] == "a"
+    assert [each.incumbent for each in router.status()] == [True, False, False]  # it has never been another
+
+
+def test_it_comes_back_when_something_that_was_sent_later_is_answered(
+    router: Router, clock: Clock, waiting: Waiting
+) -> None:
+    earlier = Waiting(router)
+    waiting.grow_overdue()
+    clock.advance(0.1)
+    later = Waiting(router, call(pinned="a"))
+    clock.advance(0.1)
+    later.answer()
+    assert not status(router, "a").suspect
+    assert send(router, a=streams()) == ["a"]
+    earlier.cancel()
+
+
+def test_what_was_sent_earlier_clears_nothing(router: Router, clock: Clock) -> None:
+    earlier = Waiting(router)
+    clock.advance(0.1)
+    later = Waiting(router)
+    later.grow_overdue()
+    earlier.answer()
+    assert status(router, "a").suspect
+    later.cancel()
+    assert not status(router, "a").suspect
+
+
+def test_it_comes_back_when_nobody_waits_any_more(router: Router, waiting: Waiting) -> None:
+    waiting.grow_overdue()
+    waiting.cancel()
+    assert not status(router, "a").suspect
+    assert send(router, a=streams()) == ["a"]
+
+
+def test_a_suspect_is_better_than_nobody(router: Router, waiting: Waiting) -> None:
+    waiting.grow_overdue()
+    router.drain("b")
+    router.drain("c")
+    assert names(router)[:2] == ["a", "global"]
+
+
+def test_a_failed_verification_makes_a_suspect(router: Router) -> None:
+    fails(router, "a")
+    assert status(router, "a").suspect
+    assert names(router)[0] == "b"
+    probe(router, "a", fresh=True)
+    assert not status(router, "a").suspect
+    assert names(router)[0] == "a"
+
+
+# --- alive, and no answer ------------------------------------------------------------------------------
+
+
+def test_a_streamed_answer_that_is_late_beyond_measure_is_asked_for_elsewhere(
+    router: Router, clock: Clock, waiting: Waiting
+) -> None:
+    """The way is alive, the model behind it seems not to be."""
+    departed = clock()
+    command: Command = Wait()
+    while isinstance(command, Wait):
+        probe(router, "a", fresh=True)
+        command = waiting.look()
+        assert clock() - departed < 60.0
+    assert isinstance(command, Send)
+    assert (command.attempt.reason, command.beside) == ("rescue", True)
+    assert clock() - departed > waiting.first.overdue_after
+
+
+def test_not_without_a_token(router: Router, clock: Clock, waiting: Waiting) -> None:
+    departed = clock()
+    while clock() - departed < 60.0:
+        router._budget.tokens = 0.0
+        router._budget.now = clock() + 10.0
+        probe(router, "a", fresh=True)
+        assert waiting.look() == Wait()
+
+
+def test_a_whole_answer_is_waited_for(router: Router, clock: Clock) -> None:
+    waiting = Waiting(router, PLAIN)
+    departed = clock()
+    while clock() - departed < 300.0:
+        probe(router, "a", fresh=True)
+        assert waiting.look() == Wait()
+    waiting.answer()
+    assert status(router, "a").failures == 0
+
+
+def test_of_a_prompt_that_was_never_seen_nothing_is_expected(router: Router, clock: Clock) -> None:
+    """It may be long: the first of a process often are. No timeout tells."""
+    waiting = Waiting(router, call(model="new", size=500_000))
+    departed = clock()
+    while clock() - departed < 30.0:
+        probe(router, "a", fresh=True)
+        assert waiting.look() == Wait()
+    waiting.answer()
