@@ -49,13 +49,13 @@ class SyncProber:
         self._start(_watch, weakref.ref(self), self._chores)
 
     def hurry(self) -> None:
-        """Something may be due at once."""
-        self._chores.put(_nothing)
+        """Something may be due at once: start it, in whatever thread this is."""
+        self._start_due()
 
     def close(self) -> None:
         """Stop. Probes under way end by themselves; nobody waits for them."""
         self._closed = True
-        self._chores.put(_nothing)  # wakes the thread
+        self._chores.put(lambda: None)  # wakes the thread
 
     def round(self) -> float | None:
         """Start the probes that are due.
@@ -63,13 +63,17 @@ class SyncProber:
         Returns:
             the seconds until the next round; None: there is nothing more to do for now.
         """
+        wait = self._start_due()
+        if wait is None:
+            with self._lock:
+                self._running = False
+        return wait
+
+    def _start_due(self) -> float | None:
         claims, wait = self._router.claim_probes(self) if not self._closed else ([], None)
         for claim in claims:
             if not self._start(self._probe_one, claim):
                 self._router.unprobed(claim)
-        if wait is None:
-            with self._lock:
-                self._running = False
         return wait
 
     def _probe_one(self, claim: Claim) -> None:
@@ -77,12 +81,13 @@ class SyncProber:
         try:
             if probe is None or self._closed:
                 self._router.unprobed(claim)
-            else:
-                probe(claim)
+                return
+            probe(claim)
         except Exception:  # never into the application
             self._router.unprobed(claim)
             logger.debug("A probe of route %s failed within smartroute.", claim.route.name, exc_info=True)
-        self.hurry()  # a route that said nothing has to be verified, or verified again
+        else:
+            self.hurry()  # a route that said nothing has to be verified, or verified again
 
     def _start(self, target: Callable[..., None], *args: object) -> bool:
         try:
@@ -90,10 +95,6 @@ class SyncProber:
         except RuntimeError:  # no more threads, or the interpreter is going down
             return False
         return True
-
-
-def _nothing() -> None:
-    pass
 
 
 def _watch(prober_ref: weakref.ref[SyncProber], chores: SimpleQueue[Callable[[], object]]) -> None:
@@ -164,15 +165,16 @@ class AsyncProber:
         try:
             if (probe := self._probe()) is None:
                 self._router.unprobed(claim)
-            else:
-                await probe(claim)
+                return
+            await probe(claim)
         except asyncio.CancelledError:
             self._router.unprobed(claim)
             raise
         except Exception:  # never into the application
             self._router.unprobed(claim)
             logger.debug("A probe of route %s failed within smartroute.", claim.route.name, exc_info=True)
-        self.hurry()  # a route that said nothing has to be verified, or verified again
+        else:
+            self.hurry()  # a route that said nothing has to be verified, or verified again
 
 
 def _look(prober_ref: weakref.ref[AsyncProber]) -> None:

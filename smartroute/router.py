@@ -22,13 +22,12 @@ from smartroute.policy.breaker import Breaker, State
 from smartroute.policy.budget import Budget
 from smartroute.policy.exchange import Exchange
 from smartroute.policy.known import TYPICAL_SIZE, Known
-from smartroute.policy.latency import Latency
 from smartroute.policy.messages import Attempt, Call
 from smartroute.policy.offline import CUT_OFF, WITHIN, Offline
 from smartroute.policy.outcome import Failure
 from smartroute.policy.patience import LOOK, TICK, Patience
 from smartroute.policy.schedule import Claim, Schedule
-from smartroute.policy.selection import Candidate, candidate, in_order, left_out
+from smartroute.policy.selection import Candidate, candidate
 from smartroute.policy.selector import Selection, Selector
 from smartroute.policy.silence import DEAD_AFTER, Silence
 from smartroute.route import GLOBAL, Route, RouteStatus
@@ -127,7 +126,7 @@ class Router:
         with self._lock:
             self._selector.refresh(now)
             selection = self._selector.select(call, now)
-        return _whole(selection)
+        return selection.everybody
 
     def pick(
         self, *, model: str | None = None, size: int = TYPICAL_SIZE, conversation: str | None = None
@@ -250,7 +249,7 @@ class Router:
     def ranking(self, call: Call, now: float) -> list[Candidate]:
         """Who may be asked as of now, best first."""
         with self._lock:
-            return in_order(*self._selector.select(call, now))
+            return self._selector.select(call, now).order
 
     def patience(self, route: Route) -> float:
         """How long to wait for the route's connection before racing another, in seconds."""
@@ -326,7 +325,7 @@ class Router:
             return
         call = exchange.call
         with self._lock:
-            before = known.breaker.state
+            before, since = known.breaker.state, known.breaker.since
             known.breaker.succeeded(now)
             after = known.breaker.state
             if after is not before:
@@ -334,7 +333,7 @@ class Router:
                 known.load.recovered(now)
             if not self.config.probe_interval and known.latency.round_trip is None and attempt.connect is not None:
                 known.latency.saw_round_trip(attempt.connect, now)  # nobody probes: a handshake is a round trip
-            if attempt.sent_at is not None:
+            if attempt.sent_at is not None and attempt.sent_at >= since:  # after an outage nothing of before it counts
                 self._heard(known, call, attempt, now)
             known.refresh(now)
             first = self._selector.incumbent is None
@@ -564,8 +563,6 @@ class Router:
             return []
         restored = [known for known in self._known.values() if known.breaker.restore(now, WITHIN)]
         for known in restored:
-            if known.lost is not None:
-                known.latency, known.lost = known.lost, None
             known.refresh(now)
         self._selector.changed()
         logger.warning("No endpoint can be reached: this machine seems to be offline.")
@@ -597,7 +594,7 @@ class Router:
     def _ranked(self, first: Route, reason: str, selection: Selection | None) -> tuple[Candidate, ...]:
         """The ranking as data, for listeners; for a pinned request there is none."""
         if selection is not None:
-            return _whole(selection)
+            return selection.everybody
         known = self._known.get(first.name)
         return (candidate(known.standing, 0.0, reason) if known else Candidate(first, None, State.CLOSED, reason),)
 
@@ -608,13 +605,11 @@ class Router:
             raise UnknownRouteError(name, tuple(self._known)) from None
 
     def _opened(self, known: Known, before: State, now: float) -> None:
-        """After an outage nothing of before it counts."""
+        """A route was opened, if it was: its way has to be measured anew."""
         if known.breaker.state is before or known.breaker.state is not State.OPEN:
             return
         known.silence.forget()
-        # With nobody probing, what was known is all that can bring the route back.
-        if self.config.probe_interval:
-            known.lost, known.latency = known.latency, Latency()
+        known.latency.interrupt()
         known.refresh(now)
         self._selector.changed()
 
@@ -623,9 +618,3 @@ class Router:
     def _changed(self, known: Known, before: State, after: State, cause: str, exchange: Exchange | None) -> None:
         if before is not after:
             self._listeners.breaker_changed(known.route, before, after, cause, exchange)
-
-
-def _whole(selection: Selection) -> tuple[Candidate, ...]:
-    """The ranking, and after it who is not asked."""
-    order = in_order(*selection)
-    return (*order, *left_out(selection.field, selection.usual, order))

@@ -17,7 +17,7 @@ class Ablation:
 
     Attributes:
         title: what is missing.
-        settings: the constants that take it away (`policy.selection.HOLD=0`).
+        settings: the constants that take it away (`policy.selection.ERRORS=0`).
         cells: where it should be missed.
     """
 
@@ -34,23 +34,22 @@ class Ablation:
 STEADY = ("steady 1/min", "steady 1/s", "steady 20/s")
 BROWNOUT = ("brownout 1/min", "brownout 1/s", "brownout 20/s")
 BLACKHOLE = ("blackhole 1/min", "blackhole 1/s", "blackhole 20/s")
-UNDAMPED = tuple(f"policy.selection.{name}=0.0" for name in ("LEAST_GAIN", "LEAST_SHARE", "ERRORS", "HOLD"))
+TWINS = ("twins 1/s", "twins 20/s")
+DRIFT = ("drift 1/s", "drift 20/s")
+UNDAMPED = ("policy.selection.LEAST_GAIN=0.0", "policy.selection.ERRORS=0.0")
 NEVER_OVERDUE = ("policy.patience.OVERDUE=1e9", "policy.patience.LEAST_RESCUE=1e9")
 
 ABLATIONS = (
-    Ablation("hold after a move", ("policy.selection.HOLD=0.0",), (*STEADY, "flapping 1/s")),
-    Ablation("least gain (10 ms)", ("policy.selection.LEAST_GAIN=0.0",), STEADY),
-    Ablation("least share", ("policy.selection.LEAST_SHARE=0.0",), STEADY),
-    Ablation("standard errors", ("policy.selection.ERRORS=0.0",), STEADY),
-    Ablation("any damping", UNDAMPED, (*STEADY, "flapping 1/s")),
-    Ablation("leaving the unbearable at once", ("policy.selection.INTOLERABLE=1e9",), (*BROWNOUT, "slow network 1/s")),
-    Ablation("fading of what was learned", ("policy.latency.MEMORY=1e12",), (*STEADY, "brownout 1/s")),
+    Ablation("least gain (10 ms)", ("policy.selection.LEAST_GAIN=0.0",), (*STEADY, *TWINS)),
+    Ablation("standard errors", ("policy.selection.ERRORS=0.0",), (*STEADY, *TWINS)),
+    Ablation("any damping", UNDAMPED, (*STEADY, *TWINS, "flapping 1/s")),
+    Ablation("fading of what was learned", ("policy.latency.MEMORY=1e12",), (*STEADY, *DRIFT)),
     Ablation("prior: few samples count little", ("policy.latency.SPREAD_OF_ROUTES=3.0",), STEADY),
     Ablation("cutting outliers", ("policy.latency.CLIP=1e9",), (*STEADY, "brownout 1/s")),
     Ablation("cutting long round trips", ("policy.latency.MOST_DEVIATIONS=1e9",), STEADY),
     Ablation("change detection", ("policy.latency.TRIP=1e9",), (*STEADY, *BROWNOUT)),
     Ablation("a change lasts a second", ("policy.latency.LEAST_RUN=0.0",), ("steady 20/s", "brownout 20/s")),
-    Ablation("looks at any route", ("policy.exploration.SHARE=0.0",), STEADY),
+    Ablation("looks at any route", ("policy.exploration.SHARE=0.0",), (*STEADY, *DRIFT)),
     Ablation("looks at routes that were left", ("policy.exploration.FIRST_PAUSE=1e9",), BROWNOUT),
     Ablation("looks, of any kind", ("policy.exploration.BREATH=1e9",), (*STEADY, *BROWNOUT)),
     Ablation("bound on what a look costs", ("policy.selection.MOST_WASTED=1e9",), (*STEADY, *BROWNOUT)),
@@ -62,7 +61,6 @@ ABLATIONS = (
     Ablation("learned limit", ("policy.load.CUT=1.0", "policy.load.RISE=1.0"), ("saturation 20 20/s", "steady 20/s")),
     Ablation("ramp after recovery", ("policy.load.RAMP_FROM=1.0",), ("recovery 20/s",)),
     Ablation("affinity", ("policy.affinity.MOST_IN_FLIGHT=0",), ("conversations 1/s",)),
-    Ablation("the worth of a warm cache", ("policy.selection.WORTH_STAYING=0.0",), ("conversations 1/s",)),
     Ablation("backoff of trials", ("policy.breaker.LAST_TRIAL_BACKOFF=1.0",), ("only streaming 1/s", "flapping 1/s")),
 )
 

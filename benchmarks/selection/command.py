@@ -25,7 +25,8 @@ examples:
   python -m benchmarks selection --contender smartroute           without the baselines
   python -m benchmarks selection --contender smartroute --only 'blackhole 1/s' --worst 3
                                                                   and why it lost time
-  python -m benchmarks selection --set policy.selection.HOLD=0.0  with another value of a constant
+  python -m benchmarks selection --set policy.latency.MEMORY=600.0
+                                                                  with another value of a constant
   python -m benchmarks selection ablate                           what each mechanism is worth
   python -m benchmarks selection --svg docs                       the pictures of the docs (needs matplotlib)
 

@@ -91,11 +91,10 @@ class Result:
 
 def play(match: Match) -> list[Result]:
     """Play a match: the oracle first, then everybody else in the same world."""
-    logging.getLogger("smartroute").setLevel(logging.CRITICAL)  # outages are what is played here
     cell = CELLS[match.cell]
     world = cell.world(match.seed, shorter=match.shorter)
     faults = cell.faults(world)
-    with _without_collector():
+    with _without_collector(), _in_silence():
         best, _, took = _run(ORACLE, world, faults, ())
         results = [_result(match, world, ORACLE, None, best, best, took)]
         for name in match.contenders:
@@ -191,6 +190,18 @@ def _stays(world: World, endpoints: Sequence[int]) -> float | None:
             stayed += last[request.conversation] == endpoint
         last[request.conversation] = endpoint
     return stayed / turns if turns else None
+
+
+@contextmanager
+def _in_silence() -> Iterator[None]:
+    """Outages are what is played here: no word about them."""
+    logger = logging.getLogger("smartroute")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 @contextmanager

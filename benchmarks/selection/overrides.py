@@ -1,4 +1,4 @@
-"""`--set policy.selection.HOLD=0`: smartroute with another value for one of its constants.
+"""`--set policy.selection.ERRORS=0`: smartroute with another value for one of its constants.
 
 The assignment is changed in the module's source as it is imported, so that whatever is derived from the
 constant (defaults of arguments and fields, other constants) follows; no file is touched.
@@ -24,7 +24,7 @@ _current: Overridden = ()
 
 
 def parse(given: str) -> tuple[str, str]:
-    """Read `policy.selection.HOLD=0`.
+    """Read `policy.selection.ERRORS=0`.
 
     Raises:
         ValueError: there is no such constant, or the value is no literal.

@@ -18,7 +18,7 @@ from benchmarks.selection.faults import (
     ScaledToZero,
     SlowNetwork,
 )
-from benchmarks.selection.world import Faults, World
+from benchmarks.selection.world import DAY, ROUND_TRIPS, Day, Faults, World
 
 __all__ = ["CELLS", "RATES", "Cell", "Outages"]
 
@@ -77,6 +77,7 @@ class Cell:
         knee: requests at once that a route serves at full speed.
         conversations: whether requests are turns of conversations.
         bound: whether every third request may go to two of the regions only.
+        day: how the routes' speed swings; `round_trips`: seconds to each route and back.
         headline: whether the figures to reach speak of it.
     """
 
@@ -87,6 +88,8 @@ class Cell:
     knee: float = inf
     conversations: bool = False
     bound: bool = False
+    day: Day = DAY
+    round_trips: tuple[float, ...] = ROUND_TRIPS
     headline: bool = False
 
     @property
@@ -97,7 +100,16 @@ class Cell:
     def world(self, seed: int, *, shorter: float = 1.0) -> World:
         """Its world; `shorter`: a share of the usual time, for a quick look."""
         seconds = LENGTHS[self.rate] * shorter
-        return World(seed, RATES[self.rate], seconds, self.knee, self.conversations, self.bound)
+        return World(
+            seed,
+            RATES[self.rate],
+            seconds,
+            self.knee,
+            self.conversations,
+            self.bound,
+            self.round_trips,
+            self.day,
+        )
 
     def faults(self, world: World) -> Faults:
         """What breaks in that world."""
@@ -171,6 +183,14 @@ _MORE = [
         "saturation 20", "20/s", "20 requests at once are enough for a region", knee=20
     ),  # at 50/s nothing and nobody could help
     Cell("saturation 200", "50/s", "200 requests at once are enough for a region", knee=200),
+    *(
+        Cell("drift", rate, "each region becomes twice as slow and fast again, every two hours", day=Day(0.35, 7_200.0))
+        for rate in ("1/s", "20/s")
+    ),
+    *(
+        Cell("twins", rate, "two best regions, two milliseconds apart", round_trips=(0.030, 0.032, 0.080, 0.160))
+        for rate in ("1/s", "20/s")
+    ),
     Cell("recovery", "20/s", "the best region comes back cold under load", Outages(_back_cold), knee=60),
     Cell(
         "allowed regions", "1/s", "a third may use two regions only; the best one falls silent", BLACKHOLE, bound=True

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from benchmarks.selection.faults import Fault
 
-__all__ = ["TYPICAL", "Request", "World"]
+__all__ = ["DAY", "ROUND_TRIPS", "TYPICAL", "Day", "Request", "World"]
 
 ROUND_TRIPS = (0.015, 0.035, 0.080, 0.160)
 """Seconds to each route and back."""
@@ -39,8 +39,6 @@ TAILED, TAIL_FROM, TAIL_MOST = 0.01, 2.0, 20.0
 MEAN_NOISE = exp(SPREAD_OF_SERVICE**2 / 2) * (1 + TAILED * (2 * TAIL_FROM - TAIL_FROM**2 / TAIL_MOST - 1))
 
 SPREAD_OF_ROUTES = 0.15
-DAILY, DAY = 0.20, 86_400.0
-"""How far a route's speed swings in a day (in logarithms), and the day's seconds."""
 WANDER, WANDER_TIME = 0.05, 1_200.0
 """The standard deviation of a route's slow wandering (in logarithms), and the seconds it remembers."""
 GRAIN = 10.0
@@ -55,6 +53,16 @@ ALLOWED = (0, 2)
 """The regions that bound requests may go to."""
 TURNS, THINKING = 8.0, 20.0
 """Turns of a conversation and seconds before the next one, both in the mean (exponential)."""
+
+
+class Day(NamedTuple):
+    """How far a route's speed swings (in logarithms) in how many seconds."""
+
+    swing: float
+    seconds: float
+
+
+DAY = Day(0.20, 86_400.0)
 
 
 class Request(NamedTuple):
@@ -83,6 +91,7 @@ class World:
         conversations: whether requests are turns of conversations.
         bound: whether every third request may go to two of the regions only.
         round_trips: seconds to each route and back, the shortest first.
+        day: how the routes' speed swings.
     """
 
     seed: int
@@ -92,6 +101,7 @@ class World:
     conversations: bool = False
     bound: bool = False
     round_trips: tuple[float, ...] = ROUND_TRIPS
+    day: Day = DAY
 
     @property
     def routes(self) -> int:
@@ -188,7 +198,9 @@ class World:
         moved, strayed = WANDER * sqrt(1 - kept**2), random.gauss(0, WANDER)
         factors = []
         for step in range(steps):
-            factors.append(exp(level + DAILY * sin(2 * pi * step * GRAIN / DAY + phase) + strayed))
+            factors.append(
+                exp(level + self.day.swing * sin(2 * pi * step * GRAIN / self.day.seconds + phase) + strayed)
+            )
             strayed = strayed * kept + random.gauss(0, moved)
         return factors
 

@@ -25,7 +25,6 @@ class Known:
     breaker: Breaker
     standing: Standing = field(init=False)
     latency: Latency = field(default_factory=Latency)
-    lost: Latency | None = None
     load: Load = field(default_factory=Load)
     silence: Silence = field(default_factory=Silence)
     requests: int = 0

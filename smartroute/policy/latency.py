@@ -20,7 +20,7 @@ LEAST_DEVIATION = 0.05
 """The share of a round trip that counts as its deviation at least."""
 SPREAD_OF_ROUTES = 0.3
 """How differently routes answer the same prompt, before any is known: a standard deviation of logarithms."""
-MEMORY = 1800.0
+MEMORY = 3600.0
 """Seconds after which what was learned of a route's factor has lost 63 % of its weight."""
 SPREAD_OF_ANSWERS = 0.35
 """How much the answers of one route scatter, before it is known; a standard deviation of logarithms."""
@@ -162,6 +162,7 @@ class Latency:
     factor: float = 1.0
     error: float = SPREAD_OF_ROUTES
     _confirmed: bool = False
+    _interrupted: bool = False
     _measured: float = 0.0
     _mean: float = 0.0
     _variance: float = SPREAD_OF_ROUTES**2
@@ -171,9 +172,10 @@ class Latency:
 
     def saw_round_trip(self, seconds: float, now: float) -> None:
         """Learn from a probe (never from a failed one: a fast error must not look fast)."""
-        if self.round_trip is None or (not self._confirmed and seconds < self.round_trip):
+        if self.round_trip is None or self._interrupted or (not self._confirmed and seconds < self.round_trip):
             # Of the first two the shorter one: what is measured right after an outage has waited for its end.
-            self._confirmed = self.round_trip is not None
+            self._confirmed = self.round_trip is not None and not self._interrupted
+            self._interrupted = False
             self.round_trip, self.deviation = seconds, seconds / 2
         else:
             self._confirmed = True
@@ -235,13 +237,11 @@ class Latency:
             self._set(self._mean * kept, prior - (prior - self._variance) * kept * kept)
             self._faded = now
 
-    def forget(self) -> None:
-        """Forget everything: what comes after an outage is not what was before it."""
-        self.round_trip = None
-        self.deviation = 0.0
+    def interrupt(self) -> None:
+        """An outage: the way after it may be another one than before it. Of the factor nothing better is known."""
+        self._interrupted = True
         self._slower.reset()
         self._faster.reset()
-        self._set(0.0, SPREAD_OF_ROUTES**2)
 
     @property
     def patience(self) -> float:

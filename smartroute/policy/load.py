@@ -65,6 +65,7 @@ class Load:
     def recovered(self, now: float) -> None:
         """The route is back after an outage: take care."""
         self._recovered = now
+        self.limit = min(self.limit, FIRST_LIMIT)
 
     @property
     def busy(self) -> bool:

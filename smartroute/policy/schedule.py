@@ -17,6 +17,10 @@ LEASE = 15.0
 """Seconds after which a claimed probe of which nothing was heard is anybody's (its loop may have gone)."""
 OFFLINE_INTERVAL = 1.0
 """Seconds between probes while nothing can be reached from this machine: it costs nobody anything."""
+MOST_AT_ONCE = 32
+"""Probes begun in one go: with a thousand routes the rest waits its turn."""
+TURN = 0.05
+"""Seconds until then."""
 PROBE_LIMIT = 5.0
 """Seconds that the first probe of a route may take; later ones as long as a verification."""
 
@@ -51,6 +55,9 @@ class Schedule:
         wait = self.interval or None
         visits = self._visits.setdefault(prober, {})
         for known in routes:
+            if len(claimed) >= MOST_AT_ONCE:
+                wait = TURN
+                break
             if known.silence.wanted and now >= known.verifying_until and known.breaker.state is not State.OPEN:
                 known.verifying_until = now + LEASE
                 claimed.append(Claim(known.route, fresh=True, limit=known.latency.verification_limit))

@@ -27,21 +27,13 @@ __all__ = [
 
 LEAST_GAIN = 0.010
 """Seconds by which a challenger must be better at least."""
-LEAST_SHARE = 0.05
-"""... and the share of the incumbent's score."""
 ERRORS = 1.0
 """... and so many standard errors of the difference."""
-HOLD = 30.0
-"""Seconds between two moves for a better score."""
-INTOLERABLE = 2.0
-"""An incumbent worse than the best by this factor is left at once."""
-WORTH_STAYING = 0.5
-"""The share of its score that a conversation may lose by staying where its prompt is cached, if that is not known."""
 OPTIMISM = 1.5
 """Standard errors by which a route may be better than it is believed to be, for it to be worth a look."""
-MOST_WASTED = 1.0
+MOST_WASTED = 0.5
 """Seconds that a look may cost the request that takes it, if the route is as bad as it is believed to be."""
-IMPATIENCE = 0.1
+IMPATIENCE = 0.02
 """Seconds more that it may cost for each second that a look at a route that was left is due."""
 RELUCTANT = ("busy", "cooldown", "quarantine")
 """Obstacles that give way when there is nobody else to ask."""
@@ -162,8 +154,8 @@ class Choice:
             this size), `detour` (the incumbent is suspect), `spill` (it is busy), `explore` (a look at it),
             `trial`, or `unmeasured`.
         incumbent: the incumbent from now on.
-        moved: whether it was left for a better score (this starts the hold; an incumbent that was lost, or
-            that nobody had measured yet, was not left for a score).
+        moved: whether it was left for a better score (one that was lost, or that nobody had measured yet,
+            was not).
     """
 
     first: Standing | None
@@ -178,7 +170,6 @@ def choose(
     *,
     incumbent: Standing | None,
     typical: float,
-    held_until: float,
     home: Standing | None,
     saving: float,
     spare: bool | None,
@@ -190,7 +181,6 @@ def choose(
         field: who may run.
         usual: the usual service time of such a request in seconds; `typical`: of all requests.
         incumbent: the route that requests go to by default.
-        held_until: until when it is not left for a better score, in monotonic seconds.
         home: the route that this request's conversation is on, if any.
         saving: seconds that the conversation's warm prompt cache may save there.
         spare: whether this request may explore (False: only a route that was left; None: not at all).
@@ -201,9 +191,9 @@ def choose(
     first, reason, challenger = _race(field, usual, incumbent)
     if reason == "challenger":
         current, first = first, challenger
-        if (now >= held_until and _is_better(first, current, typical)) or _is_unbearable(first, current, typical):
+        if _is_better(first, current, typical):
             reason, incumbent, moved = "best", first, current.round_trip < inf
-        elif _is_better(first, current, usual) and not _is_better(first, current, typical):
+        elif _is_better(first, current, usual):
             reason = "size"
         else:
             first, reason = current, "incumbent"
@@ -216,7 +206,7 @@ def choose(
             return Choice(home, "affinity", incumbent, moved)
         return Choice(first, reason, incumbent, moved)
     for trial in field.trials:
-        if trial.route.tier < first.route.tier or _is_better(trial, first, usual):
+        if trial.route.tier < first.route.tier or first.score(usual) - _at_best(trial, usual) > LEAST_GAIN:
             return Choice(trial, "trial", incumbent, moved)
     if spare is not None and reason == "incumbent":
         hopes = [s for s in field.runners if (spare or s.left) and _is_hope(s, first, usual, now)]
@@ -243,20 +233,14 @@ def _stays(home: Standing, first: Standing, field: Field, usual: float, saving: 
     """Whether a conversation stays on its route. One overdue answer there is no reason to go, nor is a busy hour."""
     runs = home.route.name in field.names or (home in field.suspects and not home.silent)
     there = home.score(usual)
-    worth = max(saving, LEAST_GAIN, WORTH_STAYING * there)
-    return runs and home.load < inf and home.route.tier <= first.route.tier and there - first.score(usual) <= worth
+    lost = there - first.score(usual)
+    return runs and home.load < inf and home.route.tier <= first.route.tier and lost <= max(saving, LEAST_GAIN)
 
 
 def _is_better(challenger: Standing, current: Standing, usual: float) -> bool:
     """Whether a challenger is better beyond doubt: by more than what is worth a move, and than our own error."""
-    before = current.score(usual)
     error = usual * hypot(current.factor * current.error, challenger.factor * challenger.error)
-    return before - challenger.score(usual) > max(LEAST_GAIN, LEAST_SHARE * before, ERRORS * error)
-
-
-def _is_unbearable(challenger: Standing, current: Standing, usual: float) -> bool:
-    before, after = current.score(usual), challenger.score(usual)
-    return before > INTOLERABLE * after and before - after > LEAST_GAIN
+    return current.score(usual) - challenger.score(usual) > max(LEAST_GAIN, ERRORS * error)
 
 
 def _at_best(standing: Standing, usual: float) -> float:

@@ -14,7 +14,7 @@ from smartroute.policy.exploration import Explorer
 from smartroute.policy.known import Known
 from smartroute.policy.latency import Baseline
 from smartroute.policy.messages import Call
-from smartroute.policy.selection import HOLD, Choice, Field, Standing, choose, draw_up, in_order
+from smartroute.policy.selection import Candidate, Choice, Field, Standing, choose, draw_up, in_order, left_out
 from smartroute.route import Route, canonical_region
 
 __all__ = ["Selection", "Selector"]
@@ -39,8 +39,19 @@ class Selection(NamedTuple):
         """Where the request goes first, and why."""
         if self.choice.first is not None:
             return self.choice.first.route, self.choice.reason
-        order = in_order(*self)
+        order = self.order
         return (order[0].route, order[0].reason) if order else (None, "")
+
+    @property
+    def order(self) -> list[Candidate]:
+        """Who is asked in turn."""
+        return in_order(*self)
+
+    @property
+    def everybody(self) -> tuple[Candidate, ...]:
+        """Who is asked in turn, and after them who is not."""
+        order = self.order
+        return (*order, *left_out(self.field, self.usual, order))
 
 
 class Selector:
@@ -72,7 +83,7 @@ class Selector:
         self.explorer = Explorer()
         self.conversations = Conversations(clock)
         self.incumbent: Standing | None = None
-        self._held_until = self._refresh_at = clock()
+        self._refresh_at = clock()
         self._typical = 0.0
         self._fields: dict[tuple[object, ...], tuple[float, Field]] = {}
 
@@ -95,21 +106,20 @@ class Selector:
         return True
 
     def select(self, call: Call, now: float, *, look: bool = False) -> Selection:
-        """Choose; nothing is remembered but who may run. `look`: this request may explore."""
+        """Choose; nothing is remembered but who may run. `look`: it may explore, unless it belongs somewhere."""
         field = self._field(call, now)
         usual = self._baseline.expect(call.model, call.size) or 0.0
         home, saving, spare = None, 0.0, None
         if call.conversation is not None:
             home = self.conversations.home(call.model, call.conversation)
             saving = self._baseline.saving(call.model, call.size) if home is not None else 0.0
-        elif look:
+        if look and home is None:
             spare = self.explorer.may_look(now)
         choice = choose(
             field,
             usual,
             incumbent=self.incumbent,
             typical=self._typical or usual,
-            held_until=self._held_until,
             home=home,
             saving=saving,
             spare=spare,
@@ -129,7 +139,6 @@ class Selector:
                 self.explorer.leaves(self.incumbent, now)
             if choice.incumbent is not None:
                 self.explorer.settles(choice.incumbent)
-            self._held_until = now + HOLD if choice.moved else now  # who comes back from an outage is welcome
             self.incumbent = choice.incumbent
         if call.conversation is None:
             return None

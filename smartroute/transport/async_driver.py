@@ -34,7 +34,7 @@ from smartroute.policy.messages import (
 from smartroute.probe import AsyncProber
 from smartroute.transport import connect
 from smartroute.transport.async_wire import AsyncWire
-from smartroute.transport.connect import Superseded, failure_of
+from smartroute.transport.connect import Overtaken, Superseded, Unwinding, failure_of
 from smartroute.transport.driver import (
     DRAIN_BYTES,
     DRAIN_LIMIT,
@@ -182,8 +182,9 @@ class AsyncDriver(DriverBase):
                         for other in trip.flights.values():
                             await _discard(other)
                     flight, pool, request = self._board(command, trip.intake, home.pools)
-                    flight.watch.quiet = partial(self._look_after, trip, command.attempt, home)
-                    trip.flights[command.attempt.number] = flight
+                    if self.looks_after:
+                        flight.watch.quiet = partial(self._look_after, trip, command.attempt, home)
+                    trip.board(flight, beside=command.beside)
                     flying = self._send(flight, pool, request, exchange, trip.intake.request)
                 case Hold():
                     flying = self._hold(trip.flights[command.attempt.number], command, trip.intake.request)
@@ -195,13 +196,22 @@ class AsyncDriver(DriverBase):
                 event = await flying
             except Superseded as superseded:
                 return superseded.command
-            command = exchange.feed(event, self.clock())
+            command = trip.feed(event, self.clock())
 
     async def _look_after(self, trip: Trip, attempt: Attempt, home: Home) -> None:
         """Nothing has come of an attempt; called while it is read from. What else is sent is sent from here."""
         command = trip.exchange.feed(Quiet(attempt), self.clock())
         home.prober.hurry()  # the route may have to be verified
-        command = await self._obey(command, trip, home)
+        if isinstance(command, Wait):
+            return
+        attempt.late = True  # nobody notes when it is answered
+        try:
+            command = await self._obey(command, trip, home)
+        except Overtaken as overtaken:
+            if overtaken.attempt is not attempt:
+                raise
+            trip.drop_after(attempt)
+            return
         if not isinstance(command, Wait):
             raise Superseded(command)
 
@@ -217,7 +227,7 @@ class AsyncDriver(DriverBase):
             response = await pool.handle_async_request(request)
         except connect.Diverted as diverted:
             return Diverted(flight.watch.attempt, diverted.winner)
-        except Superseded:
+        except Unwinding:
             raise
         except Exception as error:
             return self._failed(flight, error, asked)
@@ -234,7 +244,7 @@ class AsyncDriver(DriverBase):
             async for chunk in flight.source:
                 if verdict := held.feed(chunk):
                     break
-        except Superseded:
+        except Unwinding:
             raise
         except Exception as error:
             if self.closed:

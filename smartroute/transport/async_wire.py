@@ -10,6 +10,7 @@ import socket
 import ssl
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from functools import partial
+from math import inf
 from typing import Any, cast
 
 import aiohappyeyeballs
@@ -96,14 +97,13 @@ class AsyncStream(httpcore2.AsyncNetworkStream, asyncio.Protocol):
     # httpcore's side
 
     async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
-        if not self._chunks and not self._ended:
-            try:
-                if type(timeout) is Limit and timeout.watch.looked_after:
-                    await self._look_after(timeout)
-                else:
-                    await self._wait(allowance(timeout))
-            except TimeoutError as error:
-                raise httpcore2.ReadTimeout(str(error)) from error
+        try:
+            if type(timeout) is Limit and timeout.watch.looked_after:
+                await self._look_after(timeout)
+            elif not self._chunks and not self._ended:
+                await self._wait(allowance(timeout))
+        except TimeoutError as error:
+            raise httpcore2.ReadTimeout(str(error)) from error
         if not self._chunks:
             if self._error is not None:
                 raise httpcore2.ReadError(str(self._error)) from self._error
@@ -128,15 +128,23 @@ class AsyncStream(httpcore2.AsyncNetworkStream, asyncio.Protocol):
 
     async def _look_after(self, timeout: Limit) -> None:
         """Wait, and do what is to be done while nothing comes."""
-        watch, ends = timeout.watch, deadline(timeout)
-        while not self._chunks and not self._ended:
+        watch = timeout.watch
+        watch.ahead = partial(b"".join, self._chunks)
+        ends = inf if self._heard() else deadline(timeout)
+        while not self._heard():
+            with contextlib.suppress(TimeoutError):
+                await self._wait(watch.turn(ends))
+            if self._heard():
+                break
+            if watch.clock() >= ends:
+                raise TimeoutError("the server did not answer in time")
             if watch.look_due and watch.quiet is not None:
                 await watch.quiet()
-                continue
-            seconds = watch.turn(ends)
-            with contextlib.suppress(TimeoutError):
-                await self._wait(seconds)
         watch.heard()
+
+    def _heard(self) -> bool:
+        """Whether there is something to read, be it the end."""
+        return bool(self._chunks) or self._ended
 
     async def write(self, buffer: bytes, timeout: float | None = None) -> None:
         if self._ended:

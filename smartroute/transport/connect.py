@@ -23,10 +23,12 @@ __all__ = [
     "LATE",
     "Diverted",
     "Limit",
+    "Overtaken",
     "Retirement",
     "Rival",
     "Spares",
     "Superseded",
+    "Unwinding",
     "Watch",
     "allowance",
     "deadline",
@@ -39,6 +41,8 @@ __all__ = [
 
 RETIREMENT = 600.0
 """Seconds after which a connection serves no further request, or a vendor's DNS change is never seen."""
+GLANCE = 0.02
+"""Seconds between two glances at what an attempt says that another is made in the stead of."""
 LATE = 0.05
 """Seconds by which a thread or an event loop may wake too late before it is not to be trusted."""
 SPARE_TIME = 20.0
@@ -72,6 +76,8 @@ class Watch:
         patience: seconds before the first rival, and between rivals.
         until: when reading must have succeeded, in the clock's seconds; None: no limit of ours.
         quiet: what to do when nothing has come by the attempt's `check_at`; it may raise `Superseded`.
+        earlier: attempts in whose stead this one is made. Nobody reads from them meanwhile.
+        ahead: what has come since nobody reads, in raw bytes; `begins`: whether that is the beginning of an answer.
     """
 
     attempt: Attempt
@@ -80,11 +86,14 @@ class Watch:
     patience: float = 0.0
     until: float | None = None
     quiet: Callable[[], Any] | None = None
+    earlier: "Sequence[Watch]" = ()
+    ahead: Callable[[], bytes] = bytes
+    begins: Callable[[bytes], bool] = bool
 
     @property
     def looked_after(self) -> bool:
         """Whether something is to be done if nothing comes."""
-        return self.quiet is not None and self.attempt.check_at is not None
+        return self.quiet is not None and (self.attempt.check_at is not None or bool(self.earlier))
 
     @property
     def look_due(self) -> bool:
@@ -94,13 +103,17 @@ class Watch:
     def turn(self, ends: float) -> float | None:
         """How many seconds to wait, up to `ends` or to the next look; None: any number.
 
+        Never none at all: what has come already is heard, however late it is.
+
         Raises:
-            TimeoutError: there are none left.
+            Overtaken: an earlier attempt is being answered.
         """
         now, check_at = self.clock(), self.attempt.check_at
-        if now >= ends:
-            raise TimeoutError("the server did not answer in time")
         ends = ends if check_at is None else min(ends, check_at)
+        for other in self.earlier:
+            if other.begins(other.ahead()):
+                raise Overtaken(other.attempt)
+            ends = min(ends, now + GLANCE)
         return None if ends == inf else max(ends - now, 0.001)
 
     def heard(self) -> None:
@@ -120,12 +133,24 @@ class Watch:
         return self.until is not None and self.clock() >= self.until
 
 
-class Superseded(Exception):  # noqa: N818 - control flow, not an error
-    """Raised from within a read: while it waited, another attempt brought the answer, or the end."""
+class Unwinding(Exception):  # noqa: N818 - control flow, not an error
+    """Raised from within a read, for those below it."""
+
+
+class Superseded(Unwinding):
+    """While this attempt was waited for, another one brought the answer, or the end."""
 
     def __init__(self, command: Deliver | Raise) -> None:
         self.command = command
         super().__init__(command)
+
+
+class Overtaken(Unwinding):
+    """An attempt in whose stead this one was made is answered after all."""
+
+    def __init__(self, attempt: Attempt) -> None:
+        self.attempt = attempt
+        super().__init__(attempt)
 
 
 class Limit(float):

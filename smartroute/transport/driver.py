@@ -22,13 +22,13 @@ import httpcore2
 from smartroute.errors import ClosedError
 from smartroute.fireworks import NOTED_HEADERS
 from smartroute.policy.exchange import Exchange
-from smartroute.policy.messages import Answered, Attempt, Failed, Record, Send
+from smartroute.policy.messages import Answered, Attempt, Command, Event, Failed, Record, Send, Wait
 from smartroute.policy.outcome import Failure, retry_after
 from smartroute.route import Kind
 from smartroute.transport.connect import LATE, Rival, Watch, failure_of, timeouts
 from smartroute.transport.pools import PoolOptions, Pools, TransportOptions
 from smartroute.transport.rewrite import OWN_PREFIX, Intake, Rewriter
-from smartroute.transport.stream import Tail
+from smartroute.transport.stream import Tail, begins
 
 if TYPE_CHECKING:
     import httpx2
@@ -78,6 +78,7 @@ class Flight:
         response: the response, once its head has come; `open` until it has been closed.
         source: the iterator over its body; `chunks`: what of it is in hand, `whole`: all of it.
         error: what ended the attempt, if an exception did.
+        dropped: whether it was given up, because one in whose stead it was made is answered.
     """
 
     watch: Watch
@@ -90,6 +91,7 @@ class Flight:
     encoded: bool = False
     whole: bool = False
     error: Exception | None = None
+    dropped: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +101,31 @@ class Trip:
     exchange: Exchange
     intake: Intake
     flights: dict[int, Flight]
+
+    def board(self, flight: Flight, *, beside: bool) -> None:
+        """Another flight begins. Those that stay on their way are heard though nobody reads from them."""
+        attempt, streaming = flight.watch.attempt, self.exchange.call.streaming
+        flight.watch.begins = partial(begins, attempt=attempt, streaming=streaming)
+        if beside:
+            flight.watch.earlier = [other.watch for other in self._waiting()]
+        self.flights[attempt.number] = flight
+
+    def drop_after(self, attempt: Attempt) -> None:
+        """Give up the flights that were begun in the stead of this attempt."""
+        for flight in self._waiting():
+            flight.dropped = flight.dropped or flight.watch.attempt.number > attempt.number
+
+    def feed(self, event: Event, now: float) -> Command:
+        """Tell the exchange. It does not wait for what was given up, should the earlier attempt have failed too."""
+        command = self.exchange.feed(event, now)
+        for flight in self._waiting() if isinstance(command, Wait) else ():
+            if flight.dropped and isinstance(command, Wait):
+                lost = Failed(flight.watch.attempt, Failure.POOL_TIMEOUT, "given up for an earlier attempt")
+                command = self.exchange.feed(lost, now)
+        return command
+
+    def _waiting(self) -> list[Flight]:
+        return [flight for flight in self.flights.values() if flight.watch.attempt.ended is None]
 
 
 class DriverBase:
@@ -114,6 +141,8 @@ class DriverBase:
         # of the generators below it would be closed on its own, all at the same time.
         self.open_streams: set[Flight] = set()
         self.closed = False
+        # Over HTTP/2 one request may read for many: none of them can be left waiting for another endpoint.
+        self.looks_after = not options.get("http2")
         self.chores: SimpleQueue[Callable[[], object]] = SimpleQueue()
         _drivers.add(self)
         self._routing = bool(router.config.routes) and not router.config.disabled
@@ -153,6 +182,8 @@ class DriverBase:
             left = max(attempt.until - self.clock(), 0.001)
             for phase in ("pool", "read") if proxied else ("pool",):
                 limits[phase] = min(left, given.get(phase) or left)
+        if command.beside:  # nobody hears the others while this one queues
+            limits["pool"] = min(command.patience, limits.get("pool") or command.patience)
         if not proxied:
             watch.rivals = partial(self._rivals, command, pools)
             watch.patience = command.patience
@@ -261,6 +292,9 @@ class DriverBase:
         self, claim: Claim, watch: Watch, status: int | None, failure: Failure | None, *, proxied: bool
     ) -> None:
         """Tell the router what a probe found."""
+        if self.closed:  # and so perhaps broken off
+            self.router.unprobed(claim)
+            return
         attempt = watch.attempt
         now = self.clock()
         sent = failure not in UNSENT if proxied else attempt.sent
@@ -273,7 +307,7 @@ class DriverBase:
             failure=sick,
             unreachable=failure not in (None, Failure.POOL_TIMEOUT) and not sent,
             started=attempt.started,
-            late=failure is not None and watch.until is not None and now > watch.until + LATE,
+            late=watch.until is not None and (attempt.first_byte or now) > watch.until + LATE,
         )
 
     def _probe_watch(self, claim: Claim, key: int) -> Watch:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Generic, TypedDict, TypeVar, cast
 from urllib.parse import urlsplit
+from weakref import WeakSet
 
 import httpcore2
 
@@ -120,6 +121,7 @@ class Pools(Generic[Pool]):
         self._routes: dict[str, tuple[Pool, bool]] = {}
         self._addresses: dict[str, tuple[str, int]] = {}
         self._plain: dict[tuple[int, str], Pool] = {}
+        self._fresh: WeakSet[Pool] = WeakSet()
 
     def of(self, route: Route) -> tuple[Pool, bool]:
         """A route's pool, and whether a proxy stands before the route."""
@@ -137,10 +139,13 @@ class Pools(Generic[Pool]):
         return found
 
     def fresh(self, route: Route, wire: Any) -> tuple[Pool, bool]:
-        """A pool for one connection to a route, with a wire of its own; the caller closes it."""
+        """A pool for one connection to a route, with a wire of its own; the caller closes it after use."""
         proxy = self._options.proxy_for_text(route.url)
         tls = route.url.startswith("https:")
-        return self._options.make(self._make, wire, proxy, tls=tls), proxy is not None
+        pool = self._options.make(self._make, wire, proxy, tls=tls)
+        with self._lock:
+            self._fresh.add(pool)
+        return pool, proxy is not None
 
     def plain(self, url: httpx2.URL) -> Pool:
         """The pool for a request that passes through, with the caller's own limits."""
@@ -173,7 +178,7 @@ class Pools(Generic[Pool]):
     def drain(self) -> list[Pool]:
         """All pools, which from now on nobody gets any more; the caller closes them."""
         with self._lock:
-            pools = [pool for pool, _ in self._routes.values()] + list(self._plain.values())
+            pools = [pool for pool, _ in self._routes.values()] + list(self._plain.values()) + list(self._fresh)
             self._routes.clear()
             self._plain.clear()
         return pools

@@ -10,7 +10,7 @@ from typing import Any, Protocol, assert_never
 from smartroute.policy.messages import Attempt, Content, Gate, Spoiled, Whole
 from smartroute.policy.outcome import Failure, status_of_error
 
-__all__ = ["Holder", "Tail", "holder"]
+__all__ = ["Holder", "Tail", "begins", "holder"]
 
 MOST_HELD_BEFORE_CONTENT = 256 * 1024
 """Bytes of a stream that may go by without content before it is handed on as it is."""
@@ -23,6 +23,22 @@ TAIL = 4096
 """Bytes of a stream's end in which its last words must stand."""
 
 Verdict = Content | Whole | Spoiled
+
+
+def begins(raw: bytes, attempt: Attempt, *, streaming: bool) -> bool:
+    """Whether an answer begins in these bytes of a connection. Its head and its framing may be among them."""
+    if not streaming:
+        good = raw.startswith(b"HTTP/1.1 2") if attempt.status is None else attempt.status < 300
+        return good and b"{" in raw
+    return any(_is_content(line[5:]) for line in raw.splitlines() if line.startswith(b"data:"))
+
+
+def _is_content(data: bytes) -> bool:
+    try:
+        event = json.loads(data)
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(event, dict) and not event.get("error") and _has_content(event)
 
 
 class Holder(Protocol):

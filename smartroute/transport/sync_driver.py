@@ -27,7 +27,7 @@ from smartroute.policy.messages import (
 )
 from smartroute.probe import SyncProber
 from smartroute.transport import connect
-from smartroute.transport.connect import Superseded, failure_of
+from smartroute.transport.connect import Overtaken, Superseded, Unwinding, failure_of
 from smartroute.transport.driver import (
     DRAIN_BYTES,
     DRAIN_LIMIT,
@@ -149,8 +149,9 @@ class SyncDriver(DriverBase):
                             for other in trip.flights.values():
                                 _discard(other)
                         flight, pool, request = self._board(command, trip.intake, self._pools)
-                        flight.watch.quiet = partial(self._look_after, trip, command.attempt)
-                        trip.flights[command.attempt.number] = flight
+                        if self.looks_after:
+                            flight.watch.quiet = partial(self._look_after, trip, command.attempt)
+                        trip.board(flight, beside=command.beside)
                         event = self._send(flight, pool, request, exchange, trip.intake.request)
                     case Hold():
                         event = self._hold(trip.flights[command.attempt.number], command, trip.intake.request)
@@ -160,13 +161,22 @@ class SyncDriver(DriverBase):
                         assert_never(command)
             except Superseded as superseded:
                 return superseded.command
-            command = exchange.feed(event, self.clock())
+            command = trip.feed(event, self.clock())
 
     def _look_after(self, trip: Trip, attempt: Attempt) -> None:
         """Nothing has come of an attempt; called while it is read from. What else is sent is sent from here."""
         command = trip.exchange.feed(Quiet(attempt), self.clock())
         self._prober.hurry()  # the route may have to be verified
-        command = self._obey(command, trip)
+        if isinstance(command, Wait):
+            return
+        attempt.late = True  # nobody notes when it is answered
+        try:
+            command = self._obey(command, trip)
+        except Overtaken as overtaken:
+            if overtaken.attempt is not attempt:
+                raise
+            trip.drop_after(attempt)
+            return
         if not isinstance(command, Wait):
             raise Superseded(command)
 
@@ -182,7 +192,7 @@ class SyncDriver(DriverBase):
             response = pool.handle_request(request)
         except connect.Diverted as diverted:
             return Diverted(flight.watch.attempt, diverted.winner)
-        except Superseded:
+        except Unwinding:
             raise
         except Exception as error:
             return self._failed(flight, error, asked)
@@ -199,7 +209,7 @@ class SyncDriver(DriverBase):
             for chunk in flight.source:
                 if verdict := held.feed(chunk):
                     break
-        except Superseded:
+        except Unwinding:
             raise
         except Exception as error:
             if self.closed:

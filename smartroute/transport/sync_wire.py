@@ -28,6 +28,9 @@ __all__ = ["SyncWire"]
 
 Dial = Callable[[str, int], socket.socket]
 
+MOST_AHEAD = 64 * 1024
+"""Bytes read for those who do not read at the moment."""
+
 
 class SyncStream(httpcore2.NetworkStream):
     """One connection. Counts the requests it serves and notes their first bytes."""
@@ -38,8 +41,11 @@ class SyncStream(httpcore2.NetworkStream):
         self._retirement = retirement
         self._born = born
         self._served = 0
+        self._ahead = b""
 
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+        if self._ahead:
+            return self._take_ahead(max_bytes)
         try:
             if type(timeout) is Limit and timeout.watch.looked_after:
                 return self._look_after(max_bytes, timeout)
@@ -53,16 +59,33 @@ class SyncStream(httpcore2.NetworkStream):
     def _look_after(self, max_bytes: int, timeout: Limit) -> bytes:
         """Read, and do what is to be done while nothing comes."""
         watch, ends = timeout.watch, deadline(timeout)
+        watch.ahead = self._read_ahead
         while True:
-            if watch.look_due and watch.quiet is not None:
-                watch.quiet()
             self._sock.settimeout(watch.turn(ends))
             try:
                 data = self._sock.recv(max_bytes)
             except TimeoutError:
-                continue
-            watch.heard()
-            return data
+                if watch.clock() >= ends:
+                    raise
+            else:
+                watch.heard()
+                return data
+            if watch.look_due and watch.quiet is not None:
+                watch.quiet()
+                if self._ahead:
+                    return self._take_ahead(max_bytes)
+
+    def _read_ahead(self) -> bytes:
+        """What has come since nobody reads; it is kept for whoever does."""
+        with contextlib.suppress(OSError):  # nothing more for now, or never: who reads will find out
+            self._sock.settimeout(0)
+            while len(self._ahead) < MOST_AHEAD and (data := self._sock.recv(MOST_AHEAD)):
+                self._ahead += data
+        return self._ahead
+
+    def _take_ahead(self, max_bytes: int) -> bytes:
+        data, self._ahead = self._ahead[:max_bytes], self._ahead[max_bytes:]
+        return data
 
     def write(self, buffer: bytes, timeout: float | None = None) -> None:
         self._served += note_write(timeout, self._served)

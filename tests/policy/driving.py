@@ -5,8 +5,8 @@ The two fleets are asked the same questions, so that a rule is tested alone and 
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Protocol
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
 
 from smartroute.config import Config
 from smartroute.policy.breaker import State
@@ -58,6 +58,11 @@ def route(
 
 
 WORLDWIDE = Route("https://global.example/v1", kind=Kind.GLOBAL)
+
+
+def call(**options: Any) -> Call:
+    """A streamed request, but for these."""
+    return replace(STREAM, **options)
 
 
 # --- What may become of an attempt: the events that the wire would bring ------------------------------
@@ -151,6 +156,14 @@ class World(Protocol):
     def in_flight(self) -> int: ...
     @property
     def budget(self) -> Budget: ...
+
+
+Build = Callable[..., World]
+
+
+def broke(world: World) -> None:
+    """There is no token left."""
+    world.budget.tokens = 0.0
 
 
 class PlainFleet:

@@ -391,16 +391,28 @@ def test_what_comes_after_long_silence_is_believed() -> None:
     assert old.factor == pytest.approx(new.factor)
 
 
-def test_an_outage_makes_it_forget_the_way_and_the_service() -> None:
+def test_after_an_outage_the_way_is_measured_anew() -> None:
     latency, baseline = measured(0.010), learned()
-    now = serve(latency, baseline, 5.0, 20)
-    latency.forget()
-    assert latency.expected(baseline, MODEL, SMALL, now) is None
-    latency.saw_round_trip(0.070, now)
-    usual = baseline.expect(MODEL, SMALL)  # what all routes have taught stays
-    assert usual is not None
-    assert latency.expected(baseline, MODEL, SMALL, now) == pytest.approx(0.070 + usual)
-    assert latency.error == SPREAD_OF_ROUTES
+    for _ in range(10):
+        latency.saw_round_trip(0.010, 0.0)
+    now = serve(latency, baseline, 1.2 * USUAL, 20)
+    factor = latency.factor
+    latency.interrupt()
+    assert latency.round_trip == 0.010  # the best guess there is
+    latency.saw_round_trip(0.370, now)
+    assert (latency.round_trip, latency.deviation) == (0.370, 0.185)
+    latency.saw_round_trip(0.070, now)  # and of the first two the shorter one is believed
+    assert latency.round_trip == 0.070
+    assert latency.factor == factor  # of that nothing better is known
+
+
+def test_what_was_surprising_before_an_outage_is_no_part_of_a_change_after_it() -> None:
+    latency, baseline = measured(0.0), learned()
+    now = serve(latency, baseline, USUAL, 100)
+    now = serve(latency, baseline, 10 * USUAL, 1, now=now)
+    latency.interrupt()
+    serve(latency, baseline, 10 * USUAL, 1, now=now, gap=2 * LEAST_RUN)
+    assert latency.factor < 2.0
 
 
 def test_a_first_token_faster_than_the_round_trip_breaks_nothing() -> None:

@@ -32,8 +32,8 @@ def test_one_that_was_reached_in_between_is_not_lost() -> None:
     offline = Offline(EVERYBODY)
     lost(offline, 100.0, 100.0)
     offline.reached("a")
-    assert not offline.lost("global", 100.5)
-    assert offline.lost("a", 100.6)
+    assert not offline.lost("global", 100.0 + WITHIN / 2)
+    assert offline.lost("a", 100.0 + WITHIN)
 
 
 def test_with_one_endpoint_alone_nothing_can_be_told() -> None:

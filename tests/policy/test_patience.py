@@ -5,9 +5,9 @@ from math import inf
 import pytest
 
 from smartroute.policy.latency import Latency
-from smartroute.policy.messages import Call
-from smartroute.policy.patience import LEAST, LEAST_WHOLE, OVERDUE, Patience
-from tests.policy.driving import PLAIN, STREAM
+from smartroute.policy.messages import Attempt, Call
+from smartroute.policy.patience import LEAST, LEAST_RESCUE, LEAST_WHOLE, OVERDUE, RESCUE, Patience
+from tests.policy.driving import PLAIN, STREAM, route
 
 
 def measured(round_trip: float = 0.050) -> Latency:
@@ -43,6 +43,15 @@ def test_a_fast_answer_is_not_overdue_at_once() -> None:
     latency = measured(0.001)
     assert learned(STREAM, 0.002, latency).overdue_after(STREAM, latency) == LEAST
     assert learned(PLAIN, 0.002, latency).overdue_after(PLAIN, latency) == LEAST_WHOLE
+
+
+def test_only_what_is_overdue_for_long_is_worth_another_attempt() -> None:
+    attempt = Attempt(1, route("a"), 0, "best", 0.0, None)
+    for overdue in (0.01, 1.0, 10.0):
+        attempt.overdue_after = overdue
+        assert Patience().rescue_after(attempt) == max(LEAST_RESCUE, RESCUE * overdue) > overdue
+    attempt.overdue_after = inf
+    assert Patience().rescue_after(attempt) == inf
 
 
 def test_whole_answers_are_counted_on_their_own() -> None:

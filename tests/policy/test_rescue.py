@@ -1,7 +1,5 @@
 """An attempt of which nothing comes: it is waited for, and sent elsewhere too if its route is dead."""
 
-from collections.abc import Callable, Iterator
-
 import pytest
 
 from smartroute.policy.messages import (
@@ -20,34 +18,16 @@ from smartroute.policy.messages import (
     Whole,
 )
 from smartroute.policy.outcome import Failure
-from tests.policy.driving import PLAIN, SPAN, STREAM, WORLDWIDE, PlainFleet, RealFleet, World, route
-
-Build = Callable[..., World]
-
-
-@pytest.fixture(params=["plain fleet", "real router"])
-def build(request: pytest.FixtureRequest) -> Iterator[Build]:
-    """Makes fleets; when the test is over nothing may be in flight in any of them."""
-    made: list[World] = []
-
-    def make(*names: str, fallback: bool = True) -> World:
-        every, last = [route(name) for name in names or ("a", "b", "c")], WORLDWIDE if fallback else None
-        made.append(PlainFleet(every, last) if request.param == "plain fleet" else RealFleet(every, last))
-        return made[-1]
-
-    yield make
-    for world in made:
-        assert world.in_flight() == 0
-        assert 0.0 <= world.budget.tokens <= 10.0
+from tests.policy.driving import PLAIN, SPAN, STREAM, Build, PlainFleet, World, broke, call, route
 
 
 class Journey:
     """One exchange, played by hand."""
 
-    def __init__(self, world: World, call: Call = STREAM) -> None:
+    def __init__(self, world: World, of: Call = STREAM) -> None:
         self.world = world
-        self.call = call
-        self.exchange = world.begin(call)
+        self.call = of
+        self.exchange = world.begin(of)
         self.first = self.departs(self.exchange.start(world.clock()))
 
     def departs(self, command: Command) -> Attempt:
@@ -99,7 +79,7 @@ class Journey:
 
 
 def test_a_slow_answer_is_waited_for(build: Build) -> None:
-    journey = Journey(build(), PLAIN)
+    journey = Journey(build("a", "b", "c"), PLAIN)
     for _ in range(5):
         asked_at = journey.first.check_at
         assert asked_at is not None
@@ -121,7 +101,7 @@ def test_global_is_not_looked_after(build: Build) -> None:
 
 @pytest.mark.parametrize("what", ["answered", "ended"])
 def test_a_look_that_comes_too_late_changes_nothing(build: Build, what: str) -> None:
-    journey = Journey(build())
+    journey = Journey(build("a", "b", "c"))
     journey.world.dies("a")
     if what == "answered":
         journey.answers(journey.first)
@@ -137,7 +117,7 @@ def test_a_look_that_comes_too_late_changes_nothing(build: Build, what: str) -> 
 
 
 def test_what_waits_on_a_dead_route_is_sent_elsewhere_too(build: Build) -> None:
-    journey = Journey(build())
+    journey = Journey(build("a", "b", "c"))
     command = journey.is_dead(journey.first)
     assert isinstance(command, Send)
     assert command.beside
@@ -148,10 +128,10 @@ def test_what_waits_on_a_dead_route_is_sent_elsewhere_too(build: Build) -> None:
     journey.answers(command.attempt)
 
 
-@pytest.mark.parametrize("call", [STREAM, PLAIN], ids=["streamed", "whole"])
-def test_the_rescue_may_win_and_then_the_first_is_to_blame(build: Build, call: Call) -> None:
-    world = build()
-    journey = Journey(world, call)
+@pytest.mark.parametrize("of", [STREAM, PLAIN], ids=["streamed", "whole"])
+def test_the_rescue_may_win_and_then_the_first_is_to_blame(build: Build, of: Call) -> None:
+    world = build("a", "b", "c")
+    journey = Journey(world, of)
     rescue = journey.rescued()
     command = journey.answers(rescue)
     assert isinstance(command, Deliver)
@@ -165,10 +145,10 @@ def test_the_rescue_may_win_and_then_the_first_is_to_blame(build: Build, call: C
         assert world.learned == ["b"]
 
 
-@pytest.mark.parametrize("call", [STREAM, PLAIN], ids=["streamed", "whole"])
-def test_the_first_may_win_after_all_and_nobody_is_to_blame(build: Build, call: Call) -> None:
-    world = build()
-    journey = Journey(world, call)
+@pytest.mark.parametrize("of", [STREAM, PLAIN], ids=["streamed", "whole"])
+def test_the_first_may_win_after_all_and_nobody_is_to_blame(build: Build, of: Call) -> None:
+    world = build("a", "b", "c")
+    journey = Journey(world, of)
     rescue = journey.rescued()
     command = journey.answers(journey.first)
     assert isinstance(command, Deliver)
@@ -181,7 +161,7 @@ def test_the_first_may_win_after_all_and_nobody_is_to_blame(build: Build, call: 
 
 
 def test_while_the_rescue_is_under_way_the_failure_of_the_first_is_waited_out(build: Build) -> None:
-    world = build()
+    world = build("a", "b", "c")
     journey = Journey(world)
     rescue = journey.rescued()
     assert journey.fails(journey.first) == Wait()
@@ -191,7 +171,7 @@ def test_while_the_rescue_is_under_way_the_failure_of_the_first_is_waited_out(bu
 
 
 def test_a_rescue_that_fails_is_followed_by_another_move(build: Build) -> None:
-    journey = Journey(build())
+    journey = Journey(build("a", "b", "c"))
     rescue = journey.rescued()
     third = journey.departs(journey.fails(rescue))
     assert journey.path() == [("b", "rescue"), ("c", "failover")]
@@ -222,7 +202,7 @@ def test_when_both_have_failed_the_caller_is_told(build: Build) -> None:
 
 
 def test_a_rescue_may_need_one_itself(build: Build) -> None:
-    world = build()
+    world = build("a", "b", "c")
     journey = Journey(world)
     second = journey.rescued()
     third = journey.departs(journey.is_dead(second))
@@ -241,7 +221,7 @@ def test_global_may_be_the_rescue(build: Build) -> None:
 
 
 def test_one_rescue_is_enough(build: Build) -> None:
-    journey = Journey(build())
+    journey = Journey(build("a", "b", "c"))
     rescue = journey.rescued()
     assert journey.first.check_at is None  # nobody looks again
     assert journey.is_quiet(rescue) == Wait()
@@ -253,7 +233,7 @@ def test_one_rescue_is_enough(build: Build) -> None:
 
 
 def test_the_callers_own_mistake_is_handed_on_whoever_says_so(build: Build) -> None:
-    world = build()
+    world = build("a", "b", "c")
     for winner in ("first", "rescue"):
         journey = Journey(world)
         rescue = journey.rescued()
@@ -268,7 +248,7 @@ def test_the_callers_own_mistake_is_handed_on_whoever_says_so(build: Build) -> N
 
 
 def test_a_pinned_request_is_never_rescued(build: Build) -> None:
-    journey = Journey(build(), Call("/chat/completions", "m", streaming=True, size=2_000, pinned="a"))
+    journey = Journey(build("a", "b", "c"), call(pinned="a"))
     assert journey.is_dead(journey.first) == Wait()
     assert journey.live() == [journey.first]
     assert isinstance(journey.answers(journey.first), Deliver)
@@ -298,9 +278,9 @@ def test_where_to_go_may_turn_up_later() -> None:
 
 
 def test_the_first_rescue_is_free_and_the_next_costs_a_token(build: Build) -> None:
-    world = build()
+    world = build("a", "b", "c")
     journey = Journey(world)
-    world.budget.tokens = 0.0
+    broke(world)
     second = journey.rescued()
     third = journey.departs(journey.is_dead(second))
     assert journey.path() == [("b", "rescue"), ("global", "rescue")]  # which is the last resort: it is free
@@ -308,9 +288,9 @@ def test_the_first_rescue_is_free_and_the_next_costs_a_token(build: Build) -> No
 
 
 def test_the_sdks_own_retry_is_rescued_once(build: Build) -> None:
-    world = build()
+    world = build("a", "b", "c")
     world.budget.tokens = 5.0
-    journey = Journey(world, Call("/chat/completions", "m", streaming=True, size=2_000, retry=1))
+    journey = Journey(world, call(retry=1))
     second = journey.rescued()
     assert journey.is_dead(second) == Wait()
     assert len(journey.exchange.attempts) == 2
@@ -318,8 +298,8 @@ def test_the_sdks_own_retry_is_rescued_once(build: Build) -> None:
 
 
 def test_nobody_is_rescued_whose_caller_waits_no_longer(build: Build) -> None:
-    world = build()
-    journey = Journey(world, Call("/chat/completions", "m", streaming=True, size=2_000, patience=3.0))
+    world = build("a", "b", "c")
+    journey = Journey(world, call(patience=3.0))
     world.clock.advance(3.0)
     assert journey.is_dead(journey.first) == Wait()
     assert journey.path() == []
@@ -368,7 +348,7 @@ def test_no_token_is_paid_where_there_is_nowhere_to_go() -> None:
 
 
 def test_cancellation_ends_both(build: Build) -> None:
-    world = build()
+    world = build("a", "b", "c")
     journey = Journey(world)
     rescue = journey.rescued()
     for _ in range(2):  # twice is harmless
@@ -382,7 +362,7 @@ def test_cancellation_ends_both(build: Build) -> None:
 
 
 def test_what_was_superseded_is_over_once(build: Build) -> None:
-    world = build()
+    world = build("a", "b", "c")
     journey = Journey(world)
     rescue = journey.rescued()
     journey.answers(rescue)

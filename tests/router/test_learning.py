@@ -3,12 +3,11 @@
 import pytest
 
 from smartroute.events import Event, IncumbentChanged
-from smartroute.policy.exploration import FIRST_PAUSE, PAUSE
+from smartroute.policy.exploration import BREATH, FIRST_PAUSE, PAUSE
 from smartroute.policy.load import CUT, FIRST_LIMIT, RAMP, RAMP_FROM
 from smartroute.policy.messages import Attempt
 from smartroute.policy.messages import Event as Happening
 from smartroute.policy.outcome import Failure
-from smartroute.policy.selection import HOLD, INTOLERABLE
 from smartroute.router import Router
 from smartroute.testing import Clock
 from tests.policy.driving import PLAIN, Outcome, measured, says, slowly, streams, unsent
@@ -181,11 +180,11 @@ def test_a_route_that_is_not_known_is_looked_at_now_and_then(one_known: Router, 
         clock.advance(0.99)
         seen.append(route_of(one_known, clock))
     assert seen == [("a", "incumbent")] * int(PAUSE)
-    clock.advance(1.0)
+    clock.advance(1.0 + BREATH)
     assert route_of(one_known, clock) == ("c", "explore")
 
 
-def test_conversations_and_whole_answers_are_not_sent_to_look(one_known: Router, clock: Clock) -> None:
+def test_what_belongs_somewhere_and_whole_answers_are_not_sent_to_look(one_known: Router, clock: Clock) -> None:
     assert route_of(one_known, clock, conversation="talk")[0] == "a"
     assert route_of(one_known, clock, streaming=False)[0] == "a"
     assert route_of(one_known, clock)[0] == "c"
@@ -220,8 +219,8 @@ def test_a_route_that_was_left_for_slowness_comes_back(router: Router, clock: Cl
         path.append(send(router, a=answers(clock, (10 if slow else 1) * USUAL), b=answers(clock))[0])
     assert path[4:20].count("a") <= 2
     assert path[-10:] == ["a"] * 10
-    looks = path[20 : path[20:].index("a") + 21]
-    assert len(looks) <= 2 * FIRST_PAUSE + 1
+    # A look is due after 10 s; but one that may cost three seconds waits until it has been due for long.
+    assert FIRST_PAUSE <= path[20:].index("a") <= 120
     went = [(m.before, m.after) for m in moved if isinstance(m, IncumbentChanged)]
     a, b = router.config.routes
     assert went == [(a, b), (b, a)]
@@ -242,10 +241,9 @@ def test_listeners_are_told_of_the_incumbent_and_of_each_move(make: Make, clock:
     assert heard == [IncumbentChanged(None, a), IncumbentChanged(a, b)]
     for _ in range(2):
         clock.advance(2.0)
-        probe(router, "a", seconds=0.04 / INTOLERABLE / 2)
+        probe(router, "a", seconds=0.01)
     send(router, PLAIN, a=says(200))  # the trial
     assert status(router, "b").incumbent
-    clock.advance(HOLD)
     send(router, PLAIN, a=says(200))
     assert heard[2:] == [IncumbentChanged(b, a)]
 
