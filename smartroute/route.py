@@ -391,7 +391,7 @@ class RouteStatus:
         in_flight: requests on their way now. `limit`: how many it seems to take without becoming slower.
         requests: attempts made since the router was made.
         failures: how many of them failed through the route's fault.
-        last_failure: the class of the last failure, and how many seconds ago it was.
+        last_failure: what the last failure was, in words, and how many seconds ago.
         next_probe: seconds until the next probe; None while probing rests.
         cooldown: seconds for which the route has asked to be left alone; 0 if it has not.
         quarantine: why requests avoid it although it answers (a key refused); None if they do not.

@@ -78,6 +78,7 @@ class Router:
         self._lock = threading.Lock()
         now = clock()
         self._known = {route.name: Known(route, Breaker(now, random)) for route in config.routes}
+        self._allowed = [known for known in self._known.values() if config.allows(known.route.region)]
         self._global = config.global_route
         self._patience = Patience()
         self._offline = Offline([*self._known] + ([GLOBAL] if self._global is not None else []))
@@ -105,9 +106,9 @@ class Router:
         with self._lock:
             awake = self._last_request is not None and now - self._last_request <= QUIET
             probing = awake and self.config.probe_interval > 0
-            usual, incumbent = self._selector.typical, self._selector.incumbent
+            usual, incumbents = self._selector.typical, self._selector.incumbents
             return tuple(
-                known.status(usual, now, probing=probing, incumbent=known.standing is incumbent)
+                known.status(usual, now, probing=probing, incumbent=known.standing in incumbents)
                 for known in self._known.values()
             )
 
@@ -120,8 +121,11 @@ class Router:
             model: the model asked for.
             size: bytes of the request's body.
             conversation: the affinity key.
+
+        Raises:
+            ValueError: the size is no number of bytes.
         """
-        call = Call("", model, streaming=True, size=size, conversation=conversation)
+        call = _imagined(model, size, conversation)
         now = self.clock()
         with self._lock:
             self._selector.refresh(now)
@@ -132,7 +136,7 @@ class Router:
         self, *, model: str | None = None, size: int = TYPICAL_SIZE, conversation: str | None = None
     ) -> Route | None:
         """The endpoint that such a request would be sent to first; None if there is none."""
-        call = Call("", model, streaming=True, size=size, conversation=conversation)
+        call = _imagined(model, size, conversation)
         now = self.clock()
         with self._lock:
             self._selector.refresh(now)
@@ -208,7 +212,7 @@ class Router:
             self._last_request = now
             self._budget.deposit()
             forgotten = self._give_up_waiting(now) if self._selector.refresh(now) else []
-            talk, selection, before = None, None, self._selector.incumbent
+            talk = selection = moved = None
             if call.pinned is not None:
                 first, reason = self._pinned(call, call.pinned), "pinned"
             else:
@@ -220,16 +224,17 @@ class Router:
                 if endpoint is None:
                     raise NoRouteError([f"{s.route.name}: {why}" for s, why in field.refused])
                 first = endpoint
-                talk = self._selector.adopt(call, selection, now)
-            after = self._selector.incumbent
+                moved = self._selector.adopt(selection, now)
+                if call.conversation is not None:
+                    talk = self._selector.join(call, call.conversation, selection)
             # Nothing known of any route: the first request opens connections to all of them at once.
             at_once = reason == "unmeasured" and now >= self._racing_until
             if at_once:
                 self._racing_until = now + 1.0
         for known in forgotten:
             self._changed(known, State.OPEN, State.HALF_OPEN, "it has not been probed for long", None)
-        if after is not before and after is not None:
-            self._listeners.incumbent_changed(before.route if before else None, after.route)
+        if moved is not None:
+            self._listeners.incumbent_changed(*moved)
         number, deadline = self._listeners.number(), self.config.deadline
         exchange = Exchange(call, self, first, reason, number=number, deadline=deadline, at_once=at_once, talk=talk)
         if number:
@@ -336,9 +341,7 @@ class Router:
             if attempt.sent_at is not None and attempt.sent_at >= since:  # after an outage nothing of before it counts
                 self._heard(known, call, attempt, now)
             known.refresh(now)
-            first = self._selector.incumbent is None
-            if first:  # nothing is measured yet: stay with what has answered
-                self._selector.incumbent = known.standing
+            first = self._selector.greet(call, known.standing, now)  # nothing measured yet: stay with it
             if exchange.talk is not None and exchange.talk.home is None:
                 exchange.talk.home = known.standing
             refused, known.key = known.key, attempt.key if call.addressed != known.route.name else known.key
@@ -449,7 +452,7 @@ class Router:
         if self._closed or self._last_request is None or now - self._last_request > QUIET:
             return [], None
         with self._lock:
-            claims, wait = self._schedule.claim(prober, self._known.values(), now, offline=self._offline.now)
+            claims, wait = self._schedule.claim(prober, self._allowed, now, offline=self._offline.now)
         return claims, QUIET if wait is None else wait
 
     def probed(
@@ -499,7 +502,7 @@ class Router:
             if before is State.OPEN:
                 known.breaker.probed(now, good=good)
             elif failure is not None:
-                known.last_failure = (failure, now)
+                known.last_failure = (str(Failure.SILENCE) if silent else failure, now)
                 dead = silent and claim.fresh and known.silence.failures >= DEAD_AFTER
                 cause = f"silence: {DEAD_AFTER} verifications failed" if dead else failure
                 cut_off = failure in CUT_OFF or (silent and unreachable)
@@ -618,3 +621,9 @@ class Router:
     def _changed(self, known: Known, before: State, after: State, cause: str, exchange: Exchange | None) -> None:
         if before is not after:
             self._listeners.breaker_changed(known.route, before, after, cause, exchange)
+
+
+def _imagined(model: str | None, size: object, conversation: str | None) -> Call:
+    if not isinstance(size, int) or size < 0:
+        raise ValueError(f"size={size!r} is no number of bytes; give a whole number, 0 or more")
+    return Call("", model, streaming=True, size=size, conversation=conversation)

@@ -76,6 +76,7 @@ class Field:
 
     Attributes:
         runners: the routes that compete: healthy, of the best tier that has any; `names`: theirs.
+        eligible: the names of all routes that such requests may go to, whatever their state.
         trials: routes on trial that are of no worse tier, and free.
         others: the routes that come after them, in groups; then `suspects`, who owe an answer and say nothing.
         fallback: the global endpoint, if these requests may go to it.
@@ -85,6 +86,7 @@ class Field:
 
     runners: tuple[Standing, ...]
     names: frozenset[str]
+    eligible: frozenset[str] = frozenset()
     trials: tuple[Standing, ...] = ()
     others: tuple[tuple[Standing, ...], ...] = ()
     suspects: tuple[Standing, ...] = ()
@@ -104,6 +106,7 @@ def draw_up(
         fallback: the global endpoint, if there is one.
         since: since when a route has been in its state.
     """
+    standings = tuple(standings)
     free: dict[int, list[Standing]] = {}
     trials: list[Standing] = []
     suspects: list[Standing] = []
@@ -135,6 +138,7 @@ def draw_up(
     return Field(
         runners,
         frozenset(s.route.name for s in runners),
+        frozenset(s.route.name for s, obstacle in standings if obstacle != "region"),
         tuple(s for s in trials if s.route.tier <= best),
         tuple(tuple(free[tier]) for tier in sorted(free)),
         tuple(suspects),

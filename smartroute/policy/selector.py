@@ -1,4 +1,6 @@
-"""What choosing remembers from one request to the next: the incumbent, the conversations, who may run.
+"""What choosing remembers from one request to the next: the incumbents, the conversations, who may run.
+
+Requests that may go to different routes have different incumbents: those of one region move nobody else.
 
 Guarded by the router's lock. `now` is monotonic seconds.
 """
@@ -82,7 +84,7 @@ class Selector:
         self._has_key = has_key
         self.explorer = Explorer()
         self.conversations = Conversations(clock)
-        self.incumbent: Standing | None = None
+        self._incumbents: dict[frozenset[str], Standing] = {}
         self._refresh_at = clock()
         self._typical = 0.0
         self._fields: dict[tuple[object, ...], tuple[float, Field]] = {}
@@ -118,7 +120,7 @@ class Selector:
         choice = choose(
             field,
             usual,
-            incumbent=self.incumbent,
+            incumbent=self._incumbents.get(field.eligible),
             typical=self._typical or usual,
             home=home,
             saving=saving,
@@ -127,22 +129,41 @@ class Selector:
         )
         return Selection(field, usual, choice)
 
-    def adopt(self, call: Call, selection: Selection, now: float) -> Talk | None:
-        """Remember a choice that is acted upon. Returns the conversation that the request belongs to."""
+    @property
+    def incumbents(self) -> list[Standing]:
+        """The routes that requests go to by default; those of requests that may go to fewer routes aside."""
+        return [incumbent for eligible, incumbent in self._incumbents.items() if self._is_widest(eligible)]
+
+    def greet(self, call: Call, standing: Standing, now: float) -> bool:
+        """A route has answered: it is the incumbent if nothing is measured yet. Returns whether that is news."""
+        eligible = self._field(call, now).eligible
+        if eligible in self._incumbents:
+            return False
+        self._incumbents[eligible] = standing
+        return self._is_widest(eligible)
+
+    def adopt(self, selection: Selection, now: float) -> tuple[Route | None, Route] | None:
+        """Remember a choice that is acted upon. Returns the incumbents before and after, if that is news."""
         field, usual, choice = selection
         if usual:
             self._typical = usual if not self._typical else self._typical * (usual / self._typical) ** TYPICAL_GAIN
         if choice.reason == "explore" and choice.first is not None:
             self.explorer.looks(choice.first, now)
-        if choice.incumbent is not self.incumbent:
-            if choice.moved and self.incumbent is not None:
-                self.explorer.leaves(self.incumbent, now)
-            if choice.incumbent is not None:
-                self.explorer.settles(choice.incumbent)
-            self.incumbent = choice.incumbent
-        if call.conversation is None:
+        before, after = self._incumbents.get(field.eligible), choice.incumbent
+        if after is before or after is None:
             return None
-        talk = self.conversations.join(call.model, call.conversation)
+        if choice.moved and before is not None:
+            self.explorer.leaves(before, now)
+        self.explorer.settles(after)
+        if len(self._incumbents) >= MOST_FIELDS:
+            self._incumbents.clear()
+        self._incumbents[field.eligible] = after
+        return (before.route if before else None, after.route) if self._is_widest(field.eligible) else None
+
+    def join(self, call: Call, key: str, selection: Selection) -> Talk:
+        """The conversation that a request belongs to, from now on."""
+        field, _, choice = selection
+        talk = self.conversations.join(call.model, key)
         home = talk.home
         if home is None or home is choice.first or talk.in_flight > MOST_IN_FLIGHT:
             return talk
@@ -164,6 +185,9 @@ class Selector:
         if not self._allows(region):
             return False
         return not call.regions or any(fnmatchcase(region or "", canonical_region(p)) for p in call.regions)
+
+    def _is_widest(self, eligible: frozenset[str]) -> bool:
+        return not any(eligible < other for other in self._incumbents)
 
     def _field(self, call: Call, now: float) -> Field:
         """Who may run: looked up, unless something has changed."""

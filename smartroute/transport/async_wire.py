@@ -17,6 +17,7 @@ import aiohappyeyeballs
 import httpcore2
 
 from smartroute.transport.connect import (
+    LATE,
     Diverted,
     Limit,
     Retirement,
@@ -39,13 +40,56 @@ HAPPY_EYEBALLS_DELAY = 0.25
 """Seconds between the addresses of one host (RFC 8305)."""
 
 
+class Pulse:
+    """Beats while somebody waits, to notice that the event loop was blocked: then a beat comes late.
+
+    What came in the meantime was there sooner, nobody knows since when.
+    """
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._waiting = 0
+        self._due: float | None = None
+        self._late_at = -inf
+
+    def __enter__(self) -> None:
+        self._waiting += 1
+        if self._due is None:
+            self._go_on()
+
+    def __exit__(self, *_: object) -> None:
+        self._waiting -= 1
+
+    @property
+    def is_late(self) -> bool:
+        """Whether the loop has just come back from somewhere else."""
+        return self._clock() - self._late_at < LATE
+
+    def _beat(self) -> None:
+        if self._due is not None and self._clock() > self._due + LATE:
+            self._late_at = self._clock()
+        self._due = None
+        if self._waiting:
+            self._go_on()
+
+    def _go_on(self) -> None:
+        self._due = self._clock() + LATE
+        asyncio.get_running_loop().call_later(LATE, self._beat)
+
+
 class AsyncStream(httpcore2.AsyncNetworkStream, asyncio.Protocol):
     """One connection. Counts the requests it serves and notes their first bytes."""
 
     def __init__(
-        self, loop: asyncio.AbstractEventLoop, address: tuple[str, int], retirement: Retirement, born: float
+        self,
+        loop: asyncio.AbstractEventLoop,
+        pulse: Pulse,
+        address: tuple[str, int],
+        retirement: Retirement,
+        born: float,
     ) -> None:
         self._loop = loop
+        self._pulse = pulse
         self._address = address
         self._retirement = retirement
         self._born = born
@@ -131,16 +175,18 @@ class AsyncStream(httpcore2.AsyncNetworkStream, asyncio.Protocol):
         watch = timeout.watch
         watch.ahead = partial(b"".join, self._chunks)
         ends = inf if self._heard() else deadline(timeout)
-        while not self._heard():
-            with contextlib.suppress(TimeoutError):
-                await self._wait(watch.turn(ends))
-            if self._heard():
-                break
-            if watch.clock() >= ends:
-                raise TimeoutError("the server did not answer in time")
-            if watch.look_due and watch.quiet is not None:
-                await watch.quiet()
+        with self._pulse:
+            while not self._heard():
+                with contextlib.suppress(TimeoutError):
+                    await self._wait(watch.turn(ends))
+                if self._heard():
+                    break
+                if watch.clock() >= ends:
+                    raise TimeoutError("the server did not answer in time")
+                if watch.look_due and watch.quiet is not None:
+                    await watch.quiet()
         watch.heard()
+        watch.attempt.late |= self._pulse.is_late
 
     def _heard(self) -> bool:
         """Whether there is something to read, be it the end."""
@@ -184,6 +230,9 @@ class AsyncStream(httpcore2.AsyncNetworkStream, asyncio.Protocol):
         if transport is None:  # closed while shaking hands
             raise httpcore2.ConnectError("the connection was closed during the TLS handshake")
         self._transport = transport
+        if self._retirement.closed:
+            transport.abort()
+            raise httpcore2.ConnectError("the client was closed")
         return self
 
     def get_extra_info(self, info: str) -> Any:
@@ -228,6 +277,7 @@ class AsyncWire(httpcore2.AsyncNetworkBackend):
         self._clock = clock
         self.spares = Spares(clock)
         self.retirement = Retirement(clock)
+        self._pulse = Pulse(clock)
         self._dialling: set[asyncio.Task[socket.socket]] = set()
 
     async def connect_tcp(
@@ -254,12 +304,15 @@ class AsyncWire(httpcore2.AsyncNetworkBackend):
                 raise httpcore2.ConnectTimeout(f"no connection to {host} in time") from error
             except OSError as error:
                 raise httpcore2.ConnectError(str(error)) from error
+            if self.retirement.closed:  # meanwhile: no pool has it, nobody would close it
+                sock.close()
+                raise httpcore2.ConnectError("the client was closed")
             if watch is not None:
                 watch.attempt.connect = self._clock() - started
         try:
             born = self._clock()
             _, stream = await loop.create_connection(
-                lambda: AsyncStream(loop, (host, port), self.retirement, born), sock=sock
+                lambda: AsyncStream(loop, self._pulse, (host, port), self.retirement, born), sock=sock
             )
         except BaseException:
             sock.close()
@@ -268,6 +321,7 @@ class AsyncWire(httpcore2.AsyncNetworkBackend):
 
     async def aclose(self) -> None:
         """Close the connections that no pool holds."""
+        self.retirement.closed = True
         self.spares.close()
         for task in tuple(self._dialling):
             task.cancel()
@@ -298,6 +352,8 @@ class AsyncWire(httpcore2.AsyncNetworkBackend):
                 )
                 for task in sorted(done, key=lambda task: tasks[task] is not None):  # the first choice first
                     rival = tasks[task]
+                    if task.cancelled():
+                        raise ConnectionAbortedError("the client was closed")
                     if rival is None:
                         taken = task
                         return task.result()

@@ -208,9 +208,14 @@ def note_write(timeout: float | None, served: int) -> bool:
 
 
 class Retirement:
-    """Which connections should serve no further request: the old ones, and those fallen into doubt."""
+    """Which connections should serve no further request: the old ones, and those fallen into doubt.
+
+    Attributes:
+        closed: none should, not even those that are being made: the client was closed.
+    """
 
     def __init__(self, clock: Callable[[], float]) -> None:
+        self.closed = False
         self._clock = clock
         self._doubted: dict[tuple[str, int], float] = {}
 

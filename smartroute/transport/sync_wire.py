@@ -122,12 +122,15 @@ class SyncStream(httpcore2.NetworkStream):
         except BaseException:
             self.close()
             raise
+        if self._retirement.closed:
+            self.close()
+            raise httpcore2.ConnectError("the client was closed")
         return self
 
     def get_extra_info(self, info: str) -> Any:
         match info:
             case "is_readable":
-                return self._retirement.due(self._address, self._born) or is_readable(self._sock)
+                return bool(self._ahead) or self._retirement.due(self._address, self._born) or is_readable(self._sock)
             case "socket":
                 return self._sock
             case "ssl_object":
@@ -172,12 +175,16 @@ class SyncWire(httpcore2.NetworkBackend):
                 raise httpcore2.ConnectTimeout(str(error)) from error
             except OSError as error:
                 raise httpcore2.ConnectError(str(error)) from error
+            if self.retirement.closed:  # meanwhile: no pool has it, nobody would close it
+                sock.close()
+                raise httpcore2.ConnectError("the client was closed")
             if watch is not None:
                 watch.attempt.connect = self._clock() - started
         return SyncStream(sock, (host, port), self.retirement, self._clock())
 
     def close(self) -> None:
         """Close the connections that no pool holds."""
+        self.retirement.closed = True
         self.spares.close()
 
     def _race(

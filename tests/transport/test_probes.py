@@ -57,7 +57,7 @@ def test_a_probe_is_a_small_get_with_the_routes_own_key(caller: Caller, world: W
         client.post,
         f"{world.globe.url}/chat/completions",
         json=CHAT,
-        headers={"Authorization": "Bearer fake-console-key", "Cookie": "a=b"},
+        headers={"Authorization": "Bearer fake-console-key", "Cookie": "a=b", "x-smartroute-route": "near"},
     )
     assert eventually(lambda: probes(world.near) == 1 and probes(world.far) == 1)
     seen = [each for each in world.near.requests if each.method == "GET"]

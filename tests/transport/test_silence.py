@@ -1,5 +1,6 @@
 """Silence on the wire, at its worst: nothing hangs, nobody is condemned without proof, and nothing is left behind."""
 
+import asyncio
 import os
 import signal
 import ssl
@@ -17,6 +18,7 @@ from smartroute.events import AttemptEnded, AttemptStarted, BreakerChanged, Even
 from smartroute.policy.latency import Latency
 from smartroute.policy.messages import Attempt
 from smartroute.testing import Cut, Fault, Region, Silence, Slow, Stall, Status
+from smartroute.transport import async_wire, sync_wire
 from smartroute.transport.driver import DriverBase
 from smartroute.transport.stream import begins
 from tests.transport.kit import (
@@ -380,7 +382,8 @@ def test_what_may_share_a_connection_is_left_alone(caller: Caller, world: World)
 
 
 @ONE_ASYNC
-def test_a_blocked_event_loop_condemns_nobody(caller: AsyncCaller, world: World) -> None:
+@pytest.mark.parametrize("seconds", [0.3, 0.8], ids=["not yet overdue", "overdue"])
+def test_a_blocked_event_loop_condemns_nobody(caller: AsyncCaller, world: World, seconds: float) -> None:
     """Whatever is late then is late because of us: nothing is learned from it."""
     client = measure(caller.client(world.config()))
     sdk = caller.sdk(client, world.globe.url)
@@ -392,7 +395,7 @@ def test_a_blocked_event_loop_condemns_nobody(caller: AsyncCaller, world: World)
     world.near.latency = 0.2
     calls = [caller.submit(sdk.chat.completions.create, **STREAM) for _ in range(10)]
     assert eventually(lambda: posts(world.near) == 15)
-    caller.do(time.sleep, 0.8)
+    caller.do(time.sleep, seconds)
     for call in calls:
         list(caller.iterate(call.result(10)))
     assert reasons(heard) == [("near", "incumbent")] * 10
@@ -499,6 +502,47 @@ def test_a_closed_client_leaves_nothing(caller: Caller, world: World, moment: st
     near = status_of(sister, "near")
     assert (near.state, near.failures, near.in_flight) == ("closed", 0, 0)
     assert sister.router._known["near"].breaker._in_a_row == 0  # closing is nobody's fault
+
+
+@ONE_FAMILY
+@pytest.mark.parametrize("raced", [False, True], ids=["alone", "raced"])
+def test_a_client_closed_while_it_connects_sends_nothing(
+    caller: Caller, world: World, monkeypatch: pytest.MonkeyPatch, raced: bool
+) -> None:
+    async def dial_later(*args: Any, **options: Any) -> Any:
+        await asyncio.sleep(0.2)
+        return await async_dial(*args, **options)
+
+    def dial_late(*args: Any, **options: Any) -> Any:
+        time.sleep(0.2)
+        return sync_dial(*args, **options)
+
+    async_dial, sync_dial = async_wire._dial, sync_wire._dial
+    monkeypatch.setattr(async_wire, "_dial", dial_later)
+    monkeypatch.setattr(sync_wire, "_dial", dial_late)
+    client = measure(caller.client(world.config() if raced else world.config(world.near, global_url=None)))
+    call = under_way(caller.do, client.post, f"{world.near.url}/chat/completions", json=CHAT)
+    assert eventually(lambda: in_flight(client) == 1)
+    caller.close(client)
+    assert isinstance(call.exception(5), caller.family.TransportError)
+    assert left_nothing(world)
+    assert posts(world.near) + posts(world.far) + posts(world.globe) == 0
+
+
+@ONE_FAMILY
+def test_a_client_closed_while_it_shakes_hands_sends_nothing(caller: Caller, world: World) -> None:
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    trustme.CA().issue_cert("127.0.0.1").configure_cert(context)
+    with Region("near", tls=context) as near:
+        near.set(Silence(at="accept"))
+        client = measure(caller.client(world.config(near), verify=False))
+        call = under_way(caller.do, client.post, f"{near.url}/chat/completions", json=CHAT)
+        assert eventually(lambda: near.connections == 1)
+        caller.close(client)
+        near.heal()
+        assert isinstance(call.exception(5), caller.family.TransportError)
+        assert eventually(lambda: near.open_connections == 0)
+        assert (near.requests, posts(world.globe)) == ([], 0)
 
 
 @ONE_SYNC
