@@ -10,7 +10,7 @@ from math import inf, log
 from smartroute.policy.latency import Baseline, Latency
 from smartroute.policy.messages import Attempt, Call
 
-__all__ = ["LOOK", "TICK", "Patience"]
+__all__ = ["LATE", "LOOK", "TICK", "Patience"]
 
 LOOK = 1.0
 """Seconds without content after which it is asked whether the route is alive, however long the prompt; and again."""
@@ -25,6 +25,8 @@ RESCUE = 2.0
 model behind it seems not to be."""
 LEAST_RESCUE = 1.5
 """Seconds before which none is rescued whose route's verifications are answered."""
+LATE = 0.05
+"""Seconds by which a thread or an event loop may wake too late before it is not to be trusted."""
 TICK = 0.02
 """Seconds by which a look may come too early, and after which what is awaited should be there."""
 

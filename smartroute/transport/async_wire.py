@@ -16,8 +16,8 @@ from typing import Any, cast
 import aiohappyeyeballs
 import httpcore2
 
+from smartroute.policy.patience import LATE
 from smartroute.transport.connect import (
-    LATE,
     Diverted,
     Limit,
     Retirement,

@@ -18,9 +18,9 @@ import httpcore2
 
 from smartroute.policy.messages import Attempt, Deliver, Raise
 from smartroute.policy.outcome import Failure
+from smartroute.policy.patience import LATE
 
 __all__ = [
-    "LATE",
     "Diverted",
     "Limit",
     "Overtaken",
@@ -43,8 +43,6 @@ RETIREMENT = 600.0
 """Seconds after which a connection serves no further request, or a vendor's DNS change is never seen."""
 GLANCE = 0.02
 """Seconds between two glances at what an attempt says that another is made in the stead of."""
-LATE = 0.05
-"""Seconds by which a thread or an event loop may wake too late before it is not to be trusted."""
 SPARE_TIME = 20.0
 """Seconds for which a connection is kept that was opened and not used."""
 

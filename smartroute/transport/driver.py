@@ -24,8 +24,9 @@ from smartroute.fireworks import NOTED_HEADERS
 from smartroute.policy.exchange import Exchange
 from smartroute.policy.messages import Answered, Attempt, Command, Event, Failed, Record, Send, Wait
 from smartroute.policy.outcome import Failure, retry_after
+from smartroute.policy.patience import LATE
 from smartroute.route import Kind
-from smartroute.transport.connect import LATE, Rival, Watch, failure_of, timeouts
+from smartroute.transport.connect import Rival, Watch, failure_of, timeouts
 from smartroute.transport.pools import PoolOptions, Pools, TransportOptions
 from smartroute.transport.rewrite import OWN_PREFIX, Intake, Rewriter
 from smartroute.transport.stream import Tail, begins
