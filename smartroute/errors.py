@@ -58,7 +58,7 @@ class ConfigError(SmartrouteError, ValueError):
 
 
 class UnknownRouteError(SmartrouteError, LookupError):
-    """A name that is no route's. The message lists the names there are."""
+    """A name that is no route's, or that of one that may not be used. The message lists those that may be."""
 
     def __init__(self, name: str, known: Sequence[str]) -> None:
         self.name = name
@@ -66,7 +66,8 @@ class UnknownRouteError(SmartrouteError, LookupError):
         super().__init__(name, self.known)
 
     def __str__(self) -> str:
-        return f"there is no route {self.name!r}; the routes are: {', '.join(self.known) or 'none'}"
+        can = ", ".join(self.known) or "none"
+        return f"there is no route {self.name!r}, or it may not be used here (its region); those that may be: {can}"
 
 
 class NoRouteError(SmartrouteError):
