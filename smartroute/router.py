@@ -25,7 +25,7 @@ from smartroute.policy.known import TYPICAL_SIZE, Known
 from smartroute.policy.messages import Attempt, Call
 from smartroute.policy.offline import CUT_OFF, WITHIN, Offline
 from smartroute.policy.outcome import Failure
-from smartroute.policy.patience import LATE, LOOK, TICK, Patience
+from smartroute.policy.patience import LOOK, TICK, Patience
 from smartroute.policy.schedule import Claim, Schedule
 from smartroute.policy.selection import Candidate, candidate
 from smartroute.policy.selector import Selection, Selector
@@ -315,11 +315,7 @@ class Router:
                 known.silence.overdue(departed)
                 self._selector.changed()
             rescue_at = departed + self._patience.rescue_after(attempt) if exchange.call.streaming else inf
-            if not attempt.slow and now >= rescue_at - TICK:
-                attempt.slow = True
-                if now <= (attempt.check_at or now) + LATE:  # a censored sample: it takes so long at the least
-                    self._patience.learn(exchange.call, now - departed, known.latency, now, busy=known.load.busy)
-                    known.refresh(now)
+            attempt.slow = now >= rescue_at - TICK
             known.silence.look(departed, now)
             again = now + (known.latency.verification_limit + TICK if known.silence.wanted else LOOK)
         if not attempt.overdue:

@@ -333,16 +333,3 @@ def test_of_a_prompt_that_was_never_seen_nothing_is_expected(router: Router, clo
         probe(router, "a", fresh=True)
         assert waiting.look() == Wait()
     waiting.answer()
-
-
-def test_a_rescue_for_slowness_is_a_censored_sample(
-    router: Router, waiting: Waiting
-) -> None:
-    before = status(router, "a").factor
-    waiting.grow_overdue()
-    for _ in range(9):
-        if not waiting.first.rescued:
-            waiting.look()
-    assert waiting.first.rescued
-    assert waiting.first.slow
-    assert status(router, "a").factor > before  # though nothing was answered yet

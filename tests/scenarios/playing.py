@@ -26,11 +26,11 @@ from smartroute.policy.messages import (
     Wait,
 )
 from smartroute.policy.outcome import Failure, retry_after
+from smartroute.policy.patience import LATE
 from smartroute.policy.selection import Candidate
 from smartroute.route import Route
 from smartroute.router import Router
 from smartroute.testing import Clock
-from smartroute.transport.connect import LATE
 from smartroute.transport.driver import UNSENT
 from tests.policy.driving import (
     KEY,

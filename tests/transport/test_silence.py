@@ -90,7 +90,7 @@ def status_of(client: Any, name: str) -> Any:
 
 def reach(moment: str, world: World) -> bool:
     """Wait until a silent request is at this moment."""
-    return eventually(lambda: gets(world.near) == 1 if moment == VERIFYING else posts(world.far) == 1)
+    return eventually(lambda: gets(world.near) >= 1 if moment == VERIFYING else posts(world.far) == 1)
 
 
 def left_nothing(world: World) -> bool:
@@ -335,9 +335,10 @@ def test_where_probes_are_answered_and_nothing_else_a_stream_is_rescued_once(
 def test_a_pinned_request_waits_for_its_route(caller: Caller, world: World) -> None:
     world.near.set(Silence())
     client = measure(caller.client(world.config()))
+    heard = listen(client)
     sdk = caller.sdk(client, world.globe.url)
     reply = under_way(caller.ask, sdk, stream=True, timeout=20, extra_headers={"x-smartroute-route": "near"})
-    assert eventually(lambda: gets(world.near) == 2)  # one verification has failed: there is every reason to
+    assert eventually(lambda: any(isinstance(event, ProbeEnded) for event in heard))  # there is every reason to go
     eventually(lambda: False, 0.15)
     assert not reply.done()
     assert posts(world.far) + posts(world.globe) == 0
@@ -602,7 +603,7 @@ def test_silence_everywhere_is_the_familys_timeout(caller: Caller, world: World)
     client = measure(caller.client(world.config(global_url=None)))
     url = f"{world.near.url}/chat/completions"
     with pytest.raises(caller.family.ReadTimeout) as caught:
-        caller.do(client.post, url, json=STREAM, timeout=0.6)
+        caller.do(client.post, url, json=STREAM, timeout=0.8)
     assert str(caught.value.request.url) == url
     assert posts(world.far) == 1
     assert in_flight(client) == 0
