@@ -305,7 +305,7 @@ class Router:
         known = self._known.get(attempt.endpoint.name)
         if known is None:
             return inf
-        departed = attempt.started if attempt.sent_at is None else attempt.sent_at
+        departed = attempt.departed
         overdue_at = departed + attempt.overdue_after
         with self._lock:
             if known.is_dead_to(attempt):
@@ -480,7 +480,7 @@ class Router:
         if failure is None:
             self._reached(claim.route)
         if late:
-            self.unprobed(claim)
+            self._unmeasured(known, claim, started, now, alive=failure is None)
             return
         good = failure is None and status not in (401, 403)
         silent = failure in SILENT
@@ -521,24 +521,34 @@ class Router:
     def unprobed(self, claim: Claim) -> None:
         """A claimed probe was given up without a result (its client closed)."""
         with self._lock:
-            known = self._known[claim.route.name]
-            if claim.fresh:
-                known.verifying_until = self.clock()
-            else:
-                known.probing_until = known.probe_at = self.clock()
+            self._release(self._known[claim.route.name], claim, self.clock())
+
+    def _unmeasured(self, known: Known, claim: Claim, started: float, now: float, *, alive: bool) -> None:
+        """A claimed probe was heard so late that nothing was measured. That it was answered proves life all the same."""
+        with self._lock:
+            self._release(known, claim, now)
+            if claim.fresh and alive:
+                known.silence.verified(started, now, alive=True)
+                self._selector.changed()
 
     # Under the lock
 
+    def _release(self, known: Known, claim: Claim, now: float) -> None:
+        """A claim is nobody's any more. What it was to find out is still to be found out."""
+        if claim.fresh:
+            known.verifying_until = now
+        else:
+            known.probing_until = known.probe_at = now
+
     def _heard(self, known: Known, call: Call, attempt: Attempt, now: float) -> None:
         """Learn from an answer."""
-        departed = attempt.started if attempt.sent_at is None else attempt.sent_at
         if known.silence.suspect:
             self._selector.changed()
-        known.silence.heard(departed)
+        known.silence.heard(attempt.departed)
         if attempt.late:
             return
         busy = known.load.busy
-        slower = self._patience.learn(call, now - departed, known.latency, now, busy=busy)
+        slower = self._patience.learn(call, now - attempt.departed, known.latency, now, busy=busy)
         if call.streaming:
             if busy:
                 known.load.answered(slower)

@@ -309,7 +309,11 @@ class Exchange:
         live = [other for other in self.attempts if other.ended is None]
         if any(not other.rescued for other in live):
             return Wait()
-        return self._move(attempt, rule, now) or (Wait() if live else self._conclude(None, now))
+        if command := self._move(attempt, rule, now):
+            return command
+        for other in live:  # another endpoint may be back before it is answered
+            other.rescued, other.check_at = False, now + LOOK_AGAIN
+        return Wait() if live else self._conclude(None, now)
 
     # Where next
 
@@ -354,7 +358,7 @@ class Exchange:
             return None
         if self.call.patience is not None and now - self.began >= self.call.patience:
             return None
-        tried = {a.endpoint.name for a in self.attempts}
+        tried = {a.endpoint.name for a in self.attempts if a.sent or a.ended is None or not rescue}
         on_routes = len({a.endpoint.name for a in self.attempts if a.sent and not a.on_global})
         self._ranked = None
         for candidate in self._ranking(now):

@@ -72,9 +72,8 @@ class Known:
 
     def is_dead_to(self, attempt: Attempt) -> bool:
         """Whether there is proof, or half of it, that this attempt waits in vain."""
-        departed = attempt.started if attempt.sent_at is None else attempt.sent_at
-        opened = self.breaker.state is State.OPEN and self.breaker.since >= departed
-        return opened or self.silence.failed_since(departed)
+        opened = self.breaker.state is State.OPEN and self.breaker.since >= attempt.started
+        return opened or self.silence.failed_since(attempt.departed)
 
     @property
     def _on_trial(self) -> bool:

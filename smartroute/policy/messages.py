@@ -131,6 +131,11 @@ class Attempt:
             self.check_at = now + self.look_after
 
     @property
+    def departed(self) -> float:
+        """When it set out: with its first byte, or with its choice as long as it waits for a connection."""
+        return self.started if self.sent_at is None else self.sent_at
+
+    @property
     def on_global(self) -> bool:
         """Whether it went to the global endpoint."""
         return self.endpoint.kind is Kind.GLOBAL

@@ -50,6 +50,7 @@ class Failure(StrEnum):
     GARBLED = "garbled"
     ERROR_EVENT = "error_event"
     DEADLINE = "deadline"
+    OVERTAKEN = "overtaken"
     CANCELLED = "cancelled"
 
 
@@ -110,6 +111,7 @@ _BY_FAILURE = {
     Failure.CERTIFICATE: _UNREACHABLE,
     Failure.SILENCE: Rule(Again.ELSEWHERE, Blame.COUNT),
     Failure.POOL_TIMEOUT: Rule(Again.ELSEWHERE, Blame.NONE),  # our own limit
+    Failure.OVERTAKEN: Rule(Again.ELSEWHERE, Blame.NONE),  # by an attempt in whose stead it was made
     Failure.CANCELLED: _ANSWER,
 }
 

@@ -121,7 +121,7 @@ class Trip:
         command = self.exchange.feed(event, now)
         for flight in self._waiting() if isinstance(command, Wait) else ():
             if flight.dropped and isinstance(command, Wait):
-                lost = Failed(flight.watch.attempt, Failure.POOL_TIMEOUT, "given up for an earlier attempt")
+                lost = Failed(flight.watch.attempt, Failure.OVERTAKEN, "given up for an earlier attempt")
                 command = self.exchange.feed(lost, now)
         return command
 

@@ -57,7 +57,7 @@ FAILURES = {
         Failure.TLS,
         Failure.CERTIFICATE,
     },
-    (Again.ELSEWHERE, Blame.NONE): {Failure.POOL_TIMEOUT},
+    (Again.ELSEWHERE, Blame.NONE): {Failure.POOL_TIMEOUT, Failure.OVERTAKEN},
     (Again.NOWHERE, Blame.NONE): {Failure.CANCELLED},
     (Again.ELSEWHERE, Blame.COUNT): {
         Failure.WRITE,

@@ -188,6 +188,32 @@ def test_a_rescue_that_fails_with_nowhere_else_to_go_leaves_the_first(build: Bui
     assert isinstance(journey.answers(journey.first), Deliver)
 
 
+@pytest.mark.parametrize("failure", [Failure.POOL_TIMEOUT, Failure.OVERTAKEN, Failure.CONNECT])
+def test_a_rescue_that_never_left_is_sent_again_when_there_is_somewhere_to_go(failure: Failure) -> None:
+    fleet = PlainFleet([route("a"), route("b")], None)
+    journey = Journey(fleet)
+    command = journey.is_dead(journey.first)
+    assert isinstance(command, Send)
+    assert journey.fails(command.attempt, failure) == Wait()
+    before = fleet.clock()
+    rescue = journey.departs(journey.is_quiet(journey.first))
+    assert 0.5 < fleet.clock() - before < 2.0
+    assert journey.path() == [("b", "rescue")] * 2
+    assert isinstance(journey.answers(rescue), Deliver)
+
+
+def test_after_a_rescue_that_was_sent_and_failed_another_endpoint_may_turn_up() -> None:
+    fleet = PlainFleet([route("a"), route("b"), route("c")], None)
+    away = fleet.order.pop()
+    journey = Journey(fleet)
+    assert journey.fails(journey.rescued()) == Wait()
+    assert journey.is_quiet(journey.first) == Wait()  # b had its chance
+    fleet.order.append(away)
+    rescue = journey.departs(journey.is_quiet(journey.first))
+    assert journey.path() == [("b", "rescue"), ("c", "rescue")]
+    assert isinstance(journey.answers(rescue), Deliver)
+
+
 def test_when_both_have_failed_the_caller_is_told(build: Build) -> None:
     journey = Journey(build("a", "b", fallback=False))
     rescue = journey.rescued()

@@ -14,7 +14,7 @@ from smartroute.policy.silence import DEAD_AFTER, PAUSE
 from smartroute.router import Router
 from smartroute.testing import Clock
 from tests.policy.driving import PLAIN, STREAM, measured, slowly, streams
-from tests.router.kit import Make, Prober, call, each, names, probe, reasons, send, set_out, status
+from tests.router.kit import Make, Prober, begin, call, each, names, probe, reasons, send, set_out, status
 
 USUAL = 0.3
 """Seconds that a region usually takes to answer here."""
@@ -148,6 +148,20 @@ def test_one_that_was_late_itself_says_nothing(router: Router, waiting: Waiting)
     assert len(verifications(router, Prober())) == 1
 
 
+def test_one_that_was_answered_and_heard_late_proves_life_and_measures_nothing(
+    router: Router, waiting: Waiting
+) -> None:
+    waiting.grow_overdue()
+    fails(router, "a")
+    (claim,) = verifications(router, Prober())
+    measured = status(router, "a").round_trip
+    probe(router, "a", seconds=0.8, fresh=claim.fresh, late=True)
+    assert status(router, "a").round_trip == measured
+    assert verifications(router, Prober()) == []
+    fails(router, "a")  # the first since it was heard
+    assert status(router, "a").state == "closed"
+
+
 def test_an_ordinary_probe_without_an_answer_wants_one(router: Router) -> None:
     probe(router, "a", failure=Failure.READ_TIMEOUT)
     assert status(router, "a").state == "closed"
@@ -216,6 +230,26 @@ def test_all_that_wait_on_a_dead_route_are_moved(router: Router) -> None:
         assert isinstance(command, Send)
         assert command.attempt.endpoint.name == "b"
         waiting.cancel()
+
+
+def test_what_queued_for_a_connection_until_its_route_was_open_is_moved(router: Router, clock: Clock) -> None:
+    exchange = begin(router)
+    first = set_out(exchange, clock())
+    clock.advance(1.0)
+    opens(router, "a")
+    clock.advance(1.0)
+    first.depart(clock(), reused=False)
+    command: Command = Wait()
+    while isinstance(command, Wait):
+        assert first.check_at is not None
+        assert first.check_at < clock() + 2 * LOOK
+        clock.advance(max(first.check_at - clock(), 0.0))
+        command = exchange.feed(Quiet(first), clock())
+        assert clock() - first.departed < 2 * LOOK
+    assert isinstance(command, Send)
+    assert command.attempt.endpoint.name == "b"
+    exchange.cancel(clock())
+    router.finish(exchange, "cancelled")
 
 
 def test_what_was_sent_after_the_verification_is_not_moved(router: Router, clock: Clock) -> None:
