@@ -70,7 +70,7 @@ class Config:
         probe_interval: seconds between probes of a route while there is traffic, 0.1 to 3600; 0: off.
         probe_path: what a probe GETs below a route's base URL.
         deadline: seconds for a whole exchange, up to commit, 0.1 to 86400; None: the caller's timeouts.
-        hedge: whether slow attempts are hedged. Not available in this version: always False.
+        hedge: whether a second route is asked where the first one is slow for its own measure.
         affinity: whether the requests of one conversation stay on one route.
         backend: what `AsyncClient` sends with: `httpcore`.
         log: the level to give the `smartroute` logger: `debug`, `info` or `warning`; None: untouched.

@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING
 from smartroute import events
 from smartroute.errors import ClosedError, NoRouteError, UnknownRouteError
 from smartroute.listeners import Listeners
+from smartroute.policy import budget
 from smartroute.policy.breaker import Breaker, State
-from smartroute.policy.budget import Budget
 from smartroute.policy.exchange import Exchange
 from smartroute.policy.known import TYPICAL_SIZE, Known
 from smartroute.policy.messages import Attempt, Call
@@ -82,7 +82,7 @@ class Router:
         self._global = config.global_route
         self._patience = Patience()
         self._offline = Offline([*self._known] + ([GLOBAL] if self._global is not None else []))
-        self._budget = Budget(now)
+        self._replays, self._hedges = budget.replays(now), budget.hedges(now)
         self._schedule = Schedule(config.probe_interval, random)
         self._selector = Selector(
             self._known,
@@ -210,7 +210,8 @@ class Router:
             if self._last_request is None or now - self._last_request > QUIET:
                 self._awake_since = now
             self._last_request = now
-            self._budget.deposit()
+            self._replays.deposit()
+            self._hedges.deposit()
             forgotten = self._give_up_waiting(now) if self._selector.refresh(now) else []
             talk = selection = moved = None
             if call.pinned is not None:
@@ -281,7 +282,12 @@ class Router:
     def replay(self, now: float) -> bool:
         """Take a replay token."""
         with self._lock:
-            return self._budget.take(now)
+            return self._replays.take(now)
+
+    def hedge(self, now: float) -> bool:
+        """Take a hedging token."""
+        with self._lock:
+            return self._hedges.take(now)
 
     def departed(self, exchange: Exchange, attempt: Attempt) -> None:
         """An attempt is on its way."""
@@ -297,6 +303,9 @@ class Router:
                     self._selector.changed()
                 attempt.overdue_after = self._patience.overdue_after(exchange.call, known.latency)
                 attempt.look_after = min(attempt.overdue_after, LOOK)
+                if self.config.hedge:
+                    attempt.hedge_after = self._patience.hedge_after(exchange.call, known.latency)
+                    attempt.look_after = min(attempt.look_after, attempt.hedge_after)
         if exchange.number:
             self._listeners.attempt_started(exchange, attempt)
 
@@ -306,10 +315,14 @@ class Router:
         if known is None:
             return inf
         departed = attempt.departed
-        overdue_at = departed + attempt.overdue_after
+        hedge_at, overdue_at = departed + attempt.hedge_after, departed + attempt.overdue_after
+        look_at = min(overdue_at, departed + LOOK)
         with self._lock:
             if known.is_dead_to(attempt):
                 return None
+            attempt.hedge_due = now >= hedge_at - TICK
+            if now < look_at - TICK:
+                return look_at if attempt.hedge_due else min(look_at, hedge_at)
             if not attempt.overdue and now >= overdue_at - TICK:
                 attempt.overdue = True
                 known.silence.overdue(departed)
@@ -318,9 +331,7 @@ class Router:
             attempt.slow = now >= rescue_at - TICK
             known.silence.look(departed, now)
             again = now + (known.latency.verification_limit + TICK if known.silence.wanted else LOOK)
-        if not attempt.overdue:
-            return min(again, overdue_at)
-        return again if attempt.slow else min(again, rescue_at)
+        return min([again, *(at for at in (hedge_at, overdue_at, rescue_at) if at - TICK > now)])
 
     def answered(self, exchange: Exchange, attempt: Attempt, now: float) -> None:
         """An attempt brought an answer: its route is healthy, its times may be learned from."""
@@ -524,7 +535,7 @@ class Router:
             self._release(self._known[claim.route.name], claim, self.clock())
 
     def _unmeasured(self, known: Known, claim: Claim, started: float, now: float, *, alive: bool) -> None:
-        """A claimed probe was heard so late that nothing was measured. That it was answered proves life all the same."""
+        """A claimed probe was heard too late to measure anything. That it was answered proves life all the same."""
         with self._lock:
             self._release(known, claim, now)
             if claim.fresh and alive:

@@ -122,12 +122,6 @@ def read_switch(value: object) -> bool:
     return switch
 
 
-def _hedge(value: object) -> bool:
-    if read_switch(value):
-        raise refusal("hedging is not available in this version", "leave it off")
-    return False
-
-
 def _backend(value: object) -> str:
     backend = _text(value).lower()
     if backend == "aiohttp":
@@ -200,7 +194,12 @@ SETTINGS = (
     ),
     Setting("probe_path", "what a probe GETs below the route's base URL", "/models", _path),
     Setting("deadline", "seconds for the whole exchange, up to commit; none: the caller's timeouts", "", _deadline),
-    Setting("hedge", "race slow attempts; `on` is not available yet", "off", _hedge),
+    Setting(
+        "hedge",
+        "ask a second route where the first is slow, for at most 2 % of the requests: `on`, `off`",
+        "off",
+        read_switch,
+    ),
     Setting("affinity", "keep a conversation on one route: `on`, `off`", "on", read_switch),
     Setting("backend", "what `AsyncClient` sends with; `aiohttp` is not available yet", "httpcore", _backend),
     Setting("config", "a TOML file with these settings and a `[[route]]` table per route; environment only"),

@@ -158,7 +158,8 @@ def test_every_line_of_the_status_table_is_in_a_scenario(met: Met) -> None:
 
 
 def test_every_failure_is_in_a_scenario(met: Met) -> None:
-    assert met.failures == set(Failure)
+    of_a_driver = {Failure.OVERTAKEN}  # it gives up what it has begun beside an attempt that is answered after all
+    assert met.failures == set(Failure) - of_a_driver
 
 
 def test_no_two_scenarios_have_the_same_title(scenarios: list[Scenario]) -> None:
@@ -279,4 +280,4 @@ def test_nothing_is_left_in_flight(scenarios: list[Scenario], monkeypatch: pytes
     for stage in stages:
         stage.close()
         assert [each.in_flight for each in stage.router.status()] == [0] * len(stage.ways), stage.scenario.file
-        assert stage.router._budget.tokens >= 0.0
+        assert stage.router._replays.tokens >= 0.0

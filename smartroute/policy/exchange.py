@@ -14,15 +14,17 @@ A driver tells the exchange what happened and does what it answers:
       └──▶ Failed │ Diverted ─────────────────┴──▶ Send (elsewhere) │ Deliver │ Raise
 
 An attempt of which nothing has come by its `check_at` is told as `Quiet`; the answer is `Wait`, or a `Send`
-beside it (a rescue) if its route is dead. Attempts carry numbers, so that events of two in flight can
-be told apart.
+beside it: a rescue if its route is dead, a hedge if it is slow and hedging is on. Attempts carry numbers, so that
+events of two in flight can be told apart.
 """
 
 from collections.abc import Sequence
 from functools import partial
+from math import inf
 from typing import Protocol, assert_never
 
 from smartroute.policy.affinity import Talk
+from smartroute.policy.breaker import State
 from smartroute.policy.messages import (
     Answered,
     Attempt,
@@ -44,6 +46,7 @@ from smartroute.policy.messages import (
     Whole,
 )
 from smartroute.policy.outcome import Again, Blame, Failure, Rule, rule_for_failure, rule_for_status
+from smartroute.policy.patience import TICK
 from smartroute.policy.selection import Candidate
 from smartroute.route import Kind, Route
 
@@ -91,6 +94,10 @@ class Fleet(Protocol):
 
     def replay(self, now: float) -> bool:
         """Take a replay token."""
+        ...
+
+    def hedge(self, now: float) -> bool:
+        """Take a hedging token."""
         ...
 
     def departed(self, exchange: "Exchange", attempt: Attempt) -> None:
@@ -280,6 +287,8 @@ class Exchange:
             if command is not None:
                 attempt.rescued = True
                 return command
+            if attempt.check_at is not None and attempt.hedge_due and (command := self._hedge(attempt, now)):
+                return command
             if dead and not attempt.rescued:
                 attempt.check_at = now + LOOK_AGAIN
         return Wait()
@@ -354,9 +363,7 @@ class Exchange:
             return None
         if self.call.retry and sum(a.sent for a in self.attempts) >= MOST_ATTEMPTS_OF_A_RETRY:
             return None
-        if self._until is not None and now >= self._until:
-            return None
-        if self.call.patience is not None and now - self.began >= self.call.patience:
+        if self._out_of_time(now):
             return None
         tried = {a.endpoint.name for a in self.attempts if a.sent or a.ended is None or not rescue}
         on_routes = len({a.endpoint.name for a in self.attempts if a.sent and not a.on_global})
@@ -385,6 +392,32 @@ class Exchange:
             race = not on_global and rule.again is not Again.OTHER_KEY
             return self._send(route, "rescue" if rescue else "failover", now, race=race)
         return None
+
+    def _hedge(self, attempt: Attempt, now: float) -> Command | None:
+        """Race another attempt against one that is slow for its route (Dean and Barroso 2013: hedged requests).
+
+        Only once, on a healthy route, and not before that route would have answered had it been asked first.
+        """
+        if self._pinned or self.call.retry or self._out_of_time(now) or len(self.attempts) > 1:
+            return None
+        self._ranked = None
+        for candidate in self._ranking(now):
+            if candidate.route is attempt.endpoint:
+                continue
+            if candidate.score is None or candidate.reason == "suspect" or candidate.state != State.CLOSED:
+                return None
+            worth_it_at = attempt.departed + candidate.score
+            if now < worth_it_at - TICK:
+                attempt.check_at = min(attempt.check_at or inf, worth_it_at)
+                return None
+            return self._send(candidate.route, "hedge", now, race=False) if self._fleet.hedge(now) else None
+        return None
+
+    def _out_of_time(self, now: float) -> bool:
+        """Whether the caller's time is up."""
+        if self._until is not None and now >= self._until:
+            return True
+        return self.call.patience is not None and now - self.began >= self.call.patience
 
     def _conclude(self, answer: Attempt | None, now: float) -> Command:
         """Nowhere else to go: the most telling thing that happened goes to the caller."""

@@ -76,6 +76,8 @@ class Attempt:
         headers: raw header pairs to send along (trace context).
         fresh: whether it must not use a connection that was open before.
         look_after: seconds after its departure when somebody should ask whether its route is alive; None: never.
+        hedge_after: seconds after its departure from which on it is slow for its route; `hedge_due`: whether it was
+            found so.
         overdue_after: seconds after its departure from which on it is overdue.
         overdue: whether it was found overdue; `slow`: so long that another attempt is worth a token, though its route
             is alive; `rescued`: whether another attempt was made in its stead.
@@ -101,6 +103,8 @@ class Attempt:
     until: float | None
     fresh: bool = False
     look_after: float | None = None
+    hedge_after: float = inf
+    hedge_due: bool = False
     overdue_after: float = inf
     overdue: bool = False
     slow: bool = False

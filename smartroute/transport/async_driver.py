@@ -204,14 +204,15 @@ class AsyncDriver(DriverBase):
         home.prober.hurry()  # the route may have to be verified
         if isinstance(command, Wait):
             return
-        attempt.late = True  # nobody notes when it is answered
         try:
             command = await self._obey(command, trip, home)
         except Overtaken as overtaken:
             if overtaken.attempt is not attempt:
                 raise
+            attempt.late |= not overtaken.timely
             trip.drop_after(attempt)
             return
+        attempt.late = True  # nobody noted when it was answered
         if not isinstance(command, Wait):
             raise Superseded(command)
 

@@ -74,7 +74,8 @@ class Watch:
         patience: seconds before the first rival, and between rivals.
         until: when reading must have succeeded, in the clock's seconds; None: no limit of ours.
         quiet: what to do when nothing has come by the attempt's `check_at`; it may raise `Superseded`.
-        earlier: attempts in whose stead this one is made. Nobody reads from them meanwhile.
+        earlier: attempts beside which this one is made. Nobody reads from them meanwhile; `glanced`: when somebody last
+            glanced at what they say.
         ahead: what has come since nobody reads, in raw bytes; `begins`: whether that is the beginning of an answer.
     """
 
@@ -87,6 +88,7 @@ class Watch:
     earlier: "Sequence[Watch]" = ()
     ahead: Callable[[], bytes] = bytes
     begins: Callable[[bytes], bool] = bool
+    glanced: float = -inf
 
     @property
     def looked_after(self) -> bool:
@@ -108,9 +110,10 @@ class Watch:
         """
         now, check_at = self.clock(), self.attempt.check_at
         ends = ends if check_at is None else min(ends, check_at)
+        timely, self.glanced = now - self.glanced < LATE, now
         for other in self.earlier:
             if other.begins(other.ahead()):
-                raise Overtaken(other.attempt)
+                raise Overtaken(other.attempt, timely=timely)
             ends = min(ends, now + GLANCE)
         return None if ends == inf else max(ends - now, 0.001)
 
@@ -144,10 +147,11 @@ class Superseded(Unwinding):
 
 
 class Overtaken(Unwinding):
-    """An attempt in whose stead this one was made is answered after all."""
+    """An attempt beside which this one was made is answered after all. `timely`: it was noticed at once."""
 
-    def __init__(self, attempt: Attempt) -> None:
+    def __init__(self, attempt: Attempt, *, timely: bool) -> None:
         self.attempt = attempt
+        self.timely = timely
         super().__init__(attempt)
 
 

@@ -18,7 +18,13 @@ MOST_EVENTS_BEFORE_CONTENT = 1_000
 MOST_HELD_WHOLE = 32 * 1024 * 1024
 """Bytes up to which a body is held whole, so that one that ends short still fails over."""
 MOST_HELD_OF_ERROR = 1024 * 1024
+CHUNK_OVERHEAD = 48
+"""Bytes that a chunk in hand costs beside its own: what comes in tiny chunks must not hold many times its size."""
+MOST_CHUNKS = 256
+"""Chunks of a body that are kept apart, for the same reason."""
 _DONE = re.compile(rb"[\r\n]data: ?\[DONE\]")
+_LINE_END = re.compile(rb"[\r\n]")
+_FINISHED = re.compile(rb'"finish_reason"\s*:\s*"[^"]')
 TAIL = 4096
 """Bytes of a stream's end in which its last words must stand."""
 
@@ -75,10 +81,14 @@ class _Whole:
         self.chunks: list[bytes] = []
         self._attempt = attempt
         self._left = most
+        self._packed = 0
         self._is_answer = is_answer
 
     def feed(self, chunk: bytes) -> Verdict | None:
         self.chunks.append(chunk)
+        if len(self.chunks) - self._packed > MOST_CHUNKS:
+            self.chunks[self._packed :] = [b"".join(self.chunks[self._packed :])]
+            self._packed += 1
         self._left -= len(chunk)
         return Content(self._attempt) if self._left < 0 else None
 
@@ -106,7 +116,7 @@ class _FirstContent:
     def __init__(self, attempt: Attempt) -> None:
         self.chunks: list[bytes] = []
         self._attempt = attempt
-        self._line = b""
+        self._line: list[bytes] = []
         self._data: list[bytes] = []
         self._held = 0
         self._events = 0
@@ -116,21 +126,23 @@ class _FirstContent:
         self.chunks.append(chunk)
         if not chunk:
             return None
-        self._held += len(chunk)
+        self._held += len(chunk) + CHUNK_OVERHEAD
         if self._after_return and chunk.startswith(b"\n"):
             chunk = chunk[1:]
         self._after_return = chunk.endswith(b"\r")
-        lines = (self._line + chunk).replace(b"\r\n", b"\n").replace(b"\r", b"\n").split(b"\n")
-        self._line = lines.pop()
-        for line in lines:
-            if verdict := self._take(line):
-                return verdict
+        self._line.append(chunk)
+        if _LINE_END.search(chunk):
+            lines = b"".join(self._line).replace(b"\r\n", b"\n").replace(b"\r", b"\n").split(b"\n")
+            self._line = [lines.pop()]
+            for line in lines:
+                if verdict := self._take(line):
+                    return verdict
         if self._held > MOST_HELD_BEFORE_CONTENT or self._events > MOST_EVENTS_BEFORE_CONTENT:
             return Content(self._attempt)
         return None
 
     def end(self) -> Verdict:
-        if self._line or self._data:
+        if any(self._line) or self._data:
             return self._spoiled(Failure.TRUNCATED, "the stream ended within its first events")
         if self._events:
             return self._spoiled(Failure.TRUNCATED, "the stream ended before any content")
@@ -198,10 +210,11 @@ class Tail:
     def complete(self) -> bool:
         """Whether a stream that ends here is whole: done, or after a finish reason and between events.
 
-        Within JSON's strings a quote is escaped, so model output cannot fake a finish reason.
+        Within JSON's strings a quote is escaped, so model output cannot fake a finish reason. Of several choices
+        the one that says something last has to have finished.
         """
         if self.done:
             return True
         ended = self._bytes.endswith((b"\n\n", b"\r\r", b"\r\n\r\n"))
-        compact = self._bytes.replace(b'": ', b'":')
-        return ended and b'"finish_reason":"' in compact
+        last = self._bytes.rfind(b'"finish_reason"')
+        return ended and last >= 0 and _FINISHED.match(self._bytes, last) is not None

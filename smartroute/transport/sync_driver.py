@@ -169,14 +169,15 @@ class SyncDriver(DriverBase):
         self._prober.hurry()  # the route may have to be verified
         if isinstance(command, Wait):
             return
-        attempt.late = True  # nobody notes when it is answered
         try:
             command = self._obey(command, trip)
         except Overtaken as overtaken:
             if overtaken.attempt is not attempt:
                 raise
+            attempt.late |= not overtaken.timely
             trip.drop_after(attempt)
             return
+        attempt.late = True  # nobody noted when it was answered
         if not isinstance(command, Wait):
             raise Superseded(command)
 

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 from smartroute.config import Config
 from smartroute.policy.breaker import State
-from smartroute.policy.budget import Budget
+from smartroute.policy.budget import Budget, hedges, replays
 from smartroute.policy.exchange import Exchange
 from smartroute.policy.messages import (
     Answered,
@@ -174,7 +174,7 @@ class PlainFleet:
         self.order = [Candidate(r, None, State.CLOSED, "next") for r in routes]
         if fallback is not None:
             self.order.append(Candidate(fallback, None, State.CLOSED, "fallback"))
-        self.budget = Budget(self.clock())
+        self.budget, self.hedges = replays(self.clock()), hedges(self.clock())
         self.flying: Counter[str] = Counter()
         self.rankings = 0
         self.departures = 0
@@ -228,6 +228,9 @@ class PlainFleet:
 
     def replay(self, now: float) -> bool:
         return self.budget.take(now)
+
+    def hedge(self, now: float) -> bool:
+        return self.hedges.take(now)
 
     def departed(self, exchange: Exchange, attempt: Attempt) -> None:
         self.flying[attempt.endpoint.name] += 1
@@ -302,7 +305,7 @@ class RealFleet:
 
     @property
     def budget(self) -> Budget:
-        return self.router._budget
+        return self.router._replays
 
 
 def measured(router: Router, each: Route, round_trip: float) -> None:

@@ -1,6 +1,7 @@
 """The gates: what is an answer, what is held until that is clear, and how a stream's end is known."""
 
 import json
+import tracemalloc
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 from smartroute.policy.messages import Attempt, Content, Gate, Spoiled, Whole
 from smartroute.policy.outcome import Failure
 from smartroute.transport.stream import (
+    CHUNK_OVERHEAD,
     MOST_EVENTS_BEFORE_CONTENT,
     MOST_HELD_BEFORE_CONTENT,
     MOST_HELD_OF_ERROR,
@@ -232,9 +234,23 @@ def test_no_bytes_raise(stream: bytes) -> None:
 def test_a_stream_is_not_held_for_ever() -> None:
     gate = holder(Gate.FIRST_CONTENT, ATTEMPT)
     comment = b":" + b"x" * 1022 + b"\n"
-    for _ in range(MOST_HELD_BEFORE_CONTENT // 1024):
+    for _ in range(MOST_HELD_BEFORE_CONTENT // (1024 + CHUNK_OVERHEAD)):
         assert gate.feed(comment) is None
     assert gate.feed(comment) == Content(ATTEMPT)
+
+
+@pytest.mark.parametrize(("gate", "chunk"), [(Gate.FIRST_CONTENT, b":x"), (Gate.WHOLE, b"{}")])
+def test_what_comes_in_tiny_chunks_holds_no_more(gate: Gate, chunk: bytes) -> None:
+    most = {Gate.FIRST_CONTENT: MOST_HELD_BEFORE_CONTENT, Gate.WHOLE: 1_000_000}[gate]
+    held = holder(gate, ATTEMPT)
+    tracemalloc.start()
+    for _ in range(most // len(chunk)):
+        if held.feed(bytes(bytearray(chunk))) is not None:
+            break
+    size, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert size < 2 * most
+    assert set(b"".join(held.chunks)) == set(chunk)
 
 
 def test_many_events_without_content_are_not_held_for_ever() -> None:
@@ -294,6 +310,17 @@ def test_after_a_finish_reason_and_between_events_a_stream_is_complete(end: str)
         assert not tail(stream[:-20]).complete
     assert not tail(sse(HELLO, end=end)).complete
     assert not tail(b"").complete
+
+
+def test_an_empty_finish_reason_is_none() -> None:
+    assert not tail(sse({"choices": [{"index": 0, "delta": {"content": "Hel"}, "finish_reason": ""}]})).complete
+
+
+def test_where_one_of_two_choices_has_finished_the_stream_has_not() -> None:
+    more = {"choices": [{"index": 1, "delta": {"content": "and"}, "finish_reason": None}]}
+    end = {"choices": [{"index": 1, "delta": {}, "finish_reason": "length"}]}
+    assert not tail(sse(HELLO, STOP, more)).complete
+    assert tail(sse(HELLO, STOP, more, end, USAGE)).complete
 
 
 FAKES = [

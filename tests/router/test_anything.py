@@ -67,7 +67,7 @@ def test_eight_threads() -> None:
                     router.drain(name := dice.choice("abcd"))
                     router.resume(name)
                 router.status()
-                lowest.append(router._budget.tokens)
+                lowest.append(router._replays.tokens)
         except BaseException as error:  # noqa: BLE001  to be seen by the test
             errors.append(error)
 
@@ -253,7 +253,7 @@ class Anything(RuleBasedStateMachine):
         under_way += [attempt for _, attempt in self.delivered if attempt.ended is None]
         for each in self.router.status():
             assert each.in_flight == sum(a.endpoint.name == each.name for a in under_way)
-        assert 0.0 <= self.router._budget.tokens <= 10.0
+        assert 0.0 <= self.router._replays.tokens <= 10.0
 
     @invariant()
     def somebody_can_be_asked(self) -> None:

@@ -343,8 +343,8 @@ def test_a_streamed_answer_that_is_late_beyond_measure_is_asked_for_elsewhere(
 def test_not_without_a_token(router: Router, clock: Clock, waiting: Waiting) -> None:
     departed = clock()
     while clock() - departed < 60.0:
-        router._budget.tokens = 0.0
-        router._budget.now = clock() + 10.0
+        router._replays.tokens = 0.0
+        router._replays.now = clock() + 10.0
         probe(router, "a", fresh=True)
         assert waiting.look() == Wait()
 

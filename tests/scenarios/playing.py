@@ -392,7 +392,7 @@ class Stage:
             case "offline":
                 return self.router._offline.now
             case "replays_left":
-                return self.router._budget.tokens
+                return self.router._replays.tokens
             case _:
                 return {name: self._of(name, word) for name in expected}
 

@@ -227,6 +227,7 @@ OPTIONS: Mapping[str, Reader] = {
     "regions": partial(_list, _text),
     "probe_interval": _interval,
     "deadline": duration,
+    "hedge": _truth,
 }
 ROUTE: Mapping[str, Reader] = {
     "name": _text,

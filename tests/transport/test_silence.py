@@ -318,12 +318,12 @@ def test_where_probes_are_answered_and_nothing_else_a_stream_is_rescued_once(
     assert [caller.ask(sdk, stream=stream).route for stream in (True, True, False)] == ["near"] * 3
     world.near.set(Silence(only="post"))
     heard = listen(client)
-    tokens = client.router._budget.tokens
+    tokens = client.router._replays.tokens
     whole = under_way(caller.ask, sdk, timeout=20)
     reply = caller.ask(sdk, stream=True, timeout=10)
     assert (reply.route, reply.attempts) == ("far", "2")
     assert reasons(heard).count(("far", "rescue")) == 1
-    assert tokens - 1 <= client.router._budget.tokens < tokens - 0.5
+    assert tokens - 1 <= client.router._replays.tokens < tokens - 0.5
     assert not whole.done()
     world.near.heal()
     assert whole.result(5).route == "near"

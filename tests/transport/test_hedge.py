@@ -1,0 +1,57 @@
+"""Hedging over the wire: what is slow for its route is asked of a second one, and the first content wins."""
+
+from typing import Any
+
+import pytest
+
+from smartroute.testing import Silence
+from tests.policy.driving import STREAM
+from tests.transport.kit import TEXT, Caller, World, eventually, measure, posts
+
+BOTH = pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
+
+
+def learned(caller: Caller, world: World, *, hedge: bool = True) -> tuple[Any, Any]:
+    """A client that has measured its routes and knows what to expect of them, and the SDK on it."""
+    client = measure(caller.client(world.config(hedge=hedge)))
+    sdk = caller.sdk(client, world.globe.url)
+    patience = client.router._patience
+    for baseline in (patience.baseline, patience._whole):
+        for _ in range(5):
+            baseline.learn(STREAM.model, 100, 0.05, 0.0, 0.0)
+    return client, sdk
+
+
+@BOTH
+def test_a_slow_answer_is_overtaken_by_another_routes(caller: Caller, world: World, stream: bool) -> None:
+    client, sdk = learned(caller, world)
+    world.near.latency = 3.0
+    tokens = client.router._hedges.tokens
+    reply = caller.ask(sdk, stream=stream)
+    assert (reply.route, reply.attempts, reply.text) == ("far", "2", "far" + TEXT)
+    assert (posts(world.near), posts(world.far), posts(world.globe)) == (1, 1, 0)
+    assert client.router._hedges.tokens < tokens
+    assert [each.in_flight for each in client.router.status()] == [0, 0]
+    assert [each.failures for each in client.router.status()] == [0, 0]
+    assert eventually(lambda: world.near.open_connections == 0)  # the loser's is closed
+
+
+@BOTH
+def test_the_first_may_win_after_all(caller: Caller, world: World, stream: bool) -> None:
+    client, sdk = learned(caller, world)
+    world.near.latency = 0.6
+    world.far.set(Silence())
+    reply = caller.ask(sdk, stream=stream)
+    assert (reply.route, reply.attempts, reply.text) == ("near", "2", "near" + TEXT)
+    assert eventually(lambda: world.far.open_connections == 0)
+    assert [each.in_flight for each in client.router.status()] == [0, 0]
+    assert caller.ask(sdk, stream=stream).route == "near"  # its connection serves the next one
+    assert len({seen.connection for seen in world.near.requests}) == 1
+
+
+def test_without_hedging_it_is_waited_for(caller: Caller, world: World) -> None:
+    _, sdk = learned(caller, world, hedge=False)
+    world.near.latency = 0.4
+    reply = caller.ask(sdk, stream=True)
+    assert (reply.route, reply.attempts) == ("near", "1")
+    assert posts(world.far) == 0
