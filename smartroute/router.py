@@ -333,6 +333,21 @@ class Router:
             again = now + (known.latency.verification_limit + TICK if known.silence.wanted else LOOK)
         return min([again, *(at for at in (hedge_at, overdue_at, rescue_at) if at - TICK > now)])
 
+    def stalled(self, endpoint: Route, since: float) -> bool:
+        """An endpoint has said nothing more since then, in the middle of an answer. Whether it is proven dead.
+
+        If it is not, it is to be verified.
+        """
+        known = self._known.get(endpoint.name)
+        if known is None:
+            return False
+        now = self.clock()
+        with self._lock:
+            dead = known.silence.dead_since(since)
+            if not dead:
+                known.silence.look(since, now)
+        return dead
+
     def answered(self, exchange: Exchange, attempt: Attempt, now: float) -> None:
         """An attempt brought an answer: its route is healthy, its times may be learned from."""
         self._reached(attempt.endpoint)

@@ -300,7 +300,10 @@ class Exchange:
         if empty and self.call.streaming and attempt.status == 200 and not attempt.event_stream:
             attempt.failure, attempt.detail = Failure.CONTENT_TYPE, "not an event stream"
         attempt.error_status = status = event.status if isinstance(event, Spoiled) else None
-        attempt.rule = rule = rule_for_status(status) if status is not None else rule_for_failure(event.failure)
+        if status is None:
+            attempt.rule = rule = rule_for_failure(event.failure)
+        else:
+            attempt.rule = rule = rule_for_status(status, attempt.error_code)
         if isinstance(event, Spoiled) and event.failure is Failure.ERROR_EVENT and rule.again is Again.NOWHERE:
             attempt.failure = None  # the caller's own mistake, told in the stream
             return self._deliver(attempt, now)
@@ -380,18 +383,27 @@ class Exchange:
                 continue
             if rule.again is Again.OTHER_KEY and self._fleet.same_key(self.call, attempt.endpoint, route):
                 continue
-            # Promise 3 is free: the first move, and the last resort. But the SDK's own retries pay for all.
-            promised = free and not self.call.retry and (self._moves == 0 or on_global)
+            if rule.again is Again.OTHER_MODEL and self._model_at(attempt.endpoint) == self._model_at(route):
+                continue
+            # Promise 3 is free: the first move to what may be healthy, and the move to global. But an open route
+            # costs a token, or an outage would be fed; and the SDK's own retries pay for all.
+            healthy = self._moves == 0 and candidate.reason != "last_resort"
+            promised = free and not self.call.retry and (healthy or on_global)
             if attempt.sent and not promised and not self._fleet.replay(now):
                 self._starved = not rescue
                 continue
-            if rule.again in (Again.ONE_OTHER, Again.OTHER_KEY):
+            if rule.again is not Again.ELSEWHERE:
                 self._one_other = attempt
             self._moves += attempt.sent
             # What was passed over here must not get the request by way of a connection race.
-            race = not on_global and rule.again is not Again.OTHER_KEY
+            race = not on_global and rule.again not in (Again.OTHER_KEY, Again.OTHER_MODEL)
             return self._send(route, "rescue" if rescue else "failover", now, race=race)
         return None
+
+    def _model_at(self, route: Route) -> str | None:
+        """The model that an endpoint is asked for."""
+        as_made = self.call.addressed is None if route.kind is Kind.GLOBAL else self.call.addressed == route.name
+        return self.call.model if as_made else route.model_for(self.call.model)
 
     def _hedge(self, attempt: Attempt, now: float) -> Command | None:
         """Race another attempt against one that is slow for its route (Dean and Barroso 2013: hedged requests).

@@ -92,7 +92,8 @@ class Attempt:
         content_at: when its first content (or its whole body) was in hand.
         wait: what its Retry-After asks for, in seconds.
         event_stream: whether its response says that it is one.
-        error_status: the status code of its error, of the response or named by a first error event.
+        error_status: the status code of its error, of the response or named by a first error event; `error_code`:
+            what the error's body calls it.
     """
 
     number: int
@@ -125,6 +126,7 @@ class Attempt:
     detail: str = ""
     event_stream: bool = False
     error_status: int | None = None
+    error_code: str | None = None
     rule: Rule | None = None
     wait: float | None = None
 

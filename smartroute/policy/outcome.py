@@ -14,6 +14,7 @@ from typing import Any
 
 __all__ = [
     "MAX_RETRY_AFTER",
+    "TOO_LONG",
     "Again",
     "Blame",
     "Failure",
@@ -63,6 +64,8 @@ class Again(Enum):
     """The same route with its next key, then one endpoint with another key."""
     ONE_OTHER = auto()
     """One other endpoint; if that fails too, this is the answer."""
+    OTHER_MODEL = auto()
+    """One endpoint that is asked for another model; if that fails too, this is the answer."""
     ELSEWHERE = auto()
     """Other endpoints, as far as limits and budget reach."""
 
@@ -85,6 +88,9 @@ class Rule:
     again: Again
     blame: Blame
 
+
+TOO_LONG = "context_length_exceeded"
+"""The code of an error that says: the prompt is too long for this model (OpenAI's, and that of those who follow it)."""
 
 _ANSWER = Rule(Again.NOWHERE, Blame.NONE)
 _SICK = Rule(Again.ELSEWHERE, Blame.COUNT)
@@ -116,8 +122,10 @@ _BY_FAILURE = {
 }
 
 
-def rule_for_status(status: int) -> Rule:
-    """What follows from an answer with this status code."""
+def rule_for_status(status: int, code: str | None = None) -> Rule:
+    """What follows from an answer with this status code. `code`: what its body calls the error."""
+    if code == TOO_LONG and status in (400, 413, 422):
+        return Rule(Again.OTHER_MODEL, Blame.NONE)
     if status < 300:
         return _ANSWER
     if status < 400 or status > 500:

@@ -32,6 +32,8 @@ class Silence:
     _heard: float = -inf
     _overdue: int = 0
     _latest: float = -inf
+    _first_failed_at: float = -inf
+    _dead_from: float = -inf
 
     def look(self, departed: float, now: float) -> None:
         """An attempt of this departure has waited long enough to ask whether its route is alive."""
@@ -57,15 +59,23 @@ class Silence:
         """A probe over a kept connection got no answer: it may be the connection, it may be the route."""
         self.wanted = True
 
-    def verified(self, started: float, now: float, *, alive: bool | None) -> None:
-        """A verification is over. `alive`: None if it could not be judged, because this process itself was late."""
-        self.wanted = alive is None
+    def verified(self, started: float, now: float, *, alive: bool) -> None:
+        """A verification is over."""
+        self.wanted = False
         if alive:
             self.failures, self._answered_at = 0, now
-        elif alive is False:
-            self.failures += 1
-            self._failed_at = started
-            self.wanted = self.failures < DEAD_AFTER
+            return
+        if self.failures == 0:
+            self._first_failed_at = started
+        self.failures += 1
+        self._failed_at = started
+        self.wanted = self.failures < DEAD_AFTER
+        if not self.wanted:
+            self._dead_from = self._first_failed_at
+
+    def dead_since(self, moment: float) -> bool:
+        """Whether there has been proof that what had not come by then comes no more."""
+        return self._dead_from >= moment
 
     def failed_since(self, departed: float) -> bool:
         """Whether the route has failed a verification that was begun after this departure."""

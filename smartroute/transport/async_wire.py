@@ -26,6 +26,7 @@ from smartroute.transport.connect import (
     allowance,
     deadline,
     is_readable,
+    listening,
     note_write,
     prepare,
 )
@@ -144,8 +145,11 @@ class AsyncStream(httpcore2.AsyncNetworkStream, asyncio.Protocol):
         try:
             if type(timeout) is Limit and timeout.watch.looked_after:
                 await self._look_after(timeout)
-            elif not self._chunks and not self._ended:
-                await self._wait(allowance(timeout))
+            elif not self._heard():
+                if type(timeout) is Limit and (hush := timeout.watch.hush):
+                    await self._listen(timeout, hush)
+                else:
+                    await self._wait(allowance(timeout))
         except TimeoutError as error:
             raise httpcore2.ReadTimeout(str(error)) from error
         if not self._chunks:
@@ -187,6 +191,13 @@ class AsyncStream(httpcore2.AsyncNetworkStream, asyncio.Protocol):
                     await watch.quiet()
         watch.heard()
         watch.attempt.late |= self._pulse.is_late
+
+    async def _listen(self, timeout: Limit, hush: Callable[[float], None]) -> None:
+        """Wait for more of an answer. If nothing comes for long, find out whether its route is alive."""
+        for seconds in listening(timeout, hush):
+            with contextlib.suppress(TimeoutError):
+                await self._wait(seconds)
+                return
 
     def _heard(self) -> bool:
         """Whether there is something to read, be it the end."""

@@ -9,7 +9,7 @@ import select
 import socket
 import ssl
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from math import inf
 from typing import Any
@@ -18,12 +18,13 @@ import httpcore2
 
 from smartroute.policy.messages import Attempt, Deliver, Raise
 from smartroute.policy.outcome import Failure
-from smartroute.policy.patience import LATE
+from smartroute.policy.patience import LATE, LOOK
 
 __all__ = [
     "Diverted",
     "Limit",
     "Overtaken",
+    "RegionDied",
     "Retirement",
     "Rival",
     "Spares",
@@ -34,6 +35,7 @@ __all__ = [
     "deadline",
     "failure_of",
     "is_readable",
+    "listening",
     "note_write",
     "prepare",
     "timeouts",
@@ -43,6 +45,14 @@ RETIREMENT = 600.0
 """Seconds after which a connection serves no further request, or a vendor's DNS change is never seen."""
 GLANCE = 0.02
 """Seconds between two glances at what an attempt says that another is made in the stead of."""
+HUSH = 5.0
+"""Seconds of silence in the middle of an answer after which it is asked whether its route is alive."""
+KEEP_ALIVE_AFTER = 30
+"""Seconds without a segment after which the kernel asks whether the other end is there; and again every
+`KEEP_ALIVE_EVERY`."""
+KEEP_ALIVE_EVERY = 10
+UNACKNOWLEDGED = 30
+"""Seconds after which the kernel gives up a connection whose other end acknowledges nothing (TCP_USER_TIMEOUT)."""
 SPARE_TIME = 20.0
 """Seconds for which a connection is kept that was opened and not used."""
 
@@ -74,6 +84,7 @@ class Watch:
         patience: seconds before the first rival, and between rivals.
         until: when reading must have succeeded, in the clock's seconds; None: no limit of ours.
         quiet: what to do when nothing has come by the attempt's `check_at`; it may raise `Superseded`.
+        hush: what to do when nothing more has come of an answer since some moment; it may raise `RegionDied`.
         earlier: attempts beside which this one is made. Nobody reads from them meanwhile; `glanced`: when somebody last
             glanced at what they say.
         ahead: what has come since nobody reads, in raw bytes; `begins`: whether that is the beginning of an answer.
@@ -85,6 +96,7 @@ class Watch:
     patience: float = 0.0
     until: float | None = None
     quiet: Callable[[], Any] | None = None
+    hush: Callable[[float], None] | None = None
     earlier: "Sequence[Watch]" = ()
     ahead: Callable[[], bytes] = bytes
     begins: Callable[[bytes], bool] = bool
@@ -132,6 +144,13 @@ class Watch:
     def expired(self) -> bool:
         """Whether our own limit has passed."""
         return self.until is not None and self.clock() >= self.until
+
+
+class RegionDied(httpcore2.ReadError):
+    """An answer stopped in the middle, and its route is proven dead."""
+
+    def __init__(self) -> None:
+        super().__init__("the answer stopped in the middle, and its region does not answer any more")
 
 
 class Unwinding(Exception):  # noqa: N818 - control flow, not an error
@@ -197,6 +216,26 @@ def deadline(timeout: Limit) -> float:
     return inf if seconds is None else timeout.watch.clock() + seconds
 
 
+def listening(timeout: Limit, hush: Callable[[float], None]) -> Iterator[float | None]:
+    """How long to listen for more of an answer, each time that nothing came: up to the caller's own limit.
+
+    Yields:
+        seconds; None: any number.
+
+    Raises:
+        RegionDied: nothing more will come.
+        TimeoutError: the time is up.
+    """
+    clock = timeout.watch.clock
+    since, ends, pause = clock(), deadline(timeout), HUSH
+    left = ends - since
+    while left > 0:
+        yield min(pause, left)
+        hush(since)
+        pause, left = LOOK, ends - clock()
+    raise TimeoutError("the server did not go on in time")
+
+
 def note_write(timeout: float | None, served: int) -> bool:
     """Note on the attempt that its bytes go out over a connection that served so many requests before.
 
@@ -260,6 +299,8 @@ def failure_of(error: BaseException, watch: Watch) -> Failure:
             return Failure.POOL_TIMEOUT
         case httpcore2.TimeoutException():
             return Failure.READ_TIMEOUT
+        case RegionDied():
+            return Failure.SILENCE
         case httpcore2.NetworkError():
             return Failure.RESET
         case httpcore2.RemoteProtocolError() if watch.attempt.first_byte is None and "disconnected" in str(error):
@@ -321,9 +362,27 @@ class Spares:
             sock.close()
 
 
+_KERNEL_HELP = [
+    (getattr(socket, name), value)
+    for name, value in (
+        ("TCP_KEEPIDLE", KEEP_ALIVE_AFTER),
+        ("TCP_KEEPINTVL", KEEP_ALIVE_EVERY),
+        ("TCP_USER_TIMEOUT", UNACKNOWLEDGED * 1000),
+    )
+    if hasattr(socket, name)
+]
+
+
 def prepare(sock: socket.socket, options: Iterable[httpcore2.SOCKET_OPTION]) -> None:
-    """Set the options every connection gets, and the caller's own."""
+    """Set the options every connection gets, and the caller's own.
+
+    Between two requests a network may forget a connection, and in the middle of an answer a host may vanish: the kernel
+    finds out (RFC 9293, 3.8.4; RFC 5482), as far as the platform can be told to.
+    """
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for option, value in _KERNEL_HELP:
+        sock.setsockopt(socket.IPPROTO_TCP, option, value)
     set_option: Callable[..., None] = sock.setsockopt  # its overloads do not fit a union of tuples
     for option in options:
         set_option(*option)

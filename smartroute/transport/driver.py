@@ -25,8 +25,8 @@ from smartroute.policy.exchange import Exchange
 from smartroute.policy.messages import Answered, Attempt, Command, Event, Failed, Record, Send, Wait
 from smartroute.policy.outcome import Failure, retry_after
 from smartroute.policy.patience import LATE
-from smartroute.route import Kind
-from smartroute.transport.connect import Rival, Watch, failure_of, timeouts
+from smartroute.route import Kind, Route
+from smartroute.transport.connect import RegionDied, Rival, Watch, failure_of, timeouts
 from smartroute.transport.pools import PoolOptions, Pools, TransportOptions
 from smartroute.transport.rewrite import OWN_PREFIX, Intake, Rewriter
 from smartroute.transport.stream import Tail, begins
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     import httpx2
 
     from smartroute.policy.schedule import Claim
+    from smartroute.probe import AsyncProber, SyncProber
     from smartroute.router import Router
     from smartroute.transport.family import Family
 
@@ -288,6 +289,18 @@ class DriverBase:
         failed = attempt.failure is not None or (attempt.status or 0) >= 400
         outcome = "interrupted" if how == "interrupted" else "failed" if failed else "answered"
         self.router.finish(exchange, outcome)
+
+    def _commit(self, flight: Flight, prober: SyncProber | AsyncProber) -> None:
+        """From here on no limit of ours applies: what is left of the answer comes, or its route proves dead."""
+        watch = flight.watch
+        watch.until = watch.quiet = None
+        if self.looks_after and not flight.proxied:
+            watch.hush = partial(self._hush, watch.attempt.endpoint, prober)
+
+    def _hush(self, endpoint: Route, prober: SyncProber | AsyncProber, since: float) -> None:
+        if self.router.stalled(endpoint, since):
+            raise RegionDied
+        prober.hurry()
 
     def _report(
         self, claim: Claim, watch: Watch, status: int | None, failure: Failure | None, *, proxied: bool

@@ -5,10 +5,12 @@ All of it is fed bytes and does no I/O, so that the sync and the async driver sh
 
 import json
 import re
+from contextlib import suppress
 from typing import Any, Protocol, assert_never
 
+from smartroute.fireworks import SCALING_UP
 from smartroute.policy.messages import Attempt, Content, Gate, Spoiled, Whole
-from smartroute.policy.outcome import Failure, status_of_error
+from smartroute.policy.outcome import MAX_RETRY_AFTER, Failure, status_of_error
 
 __all__ = ["Holder", "Tail", "begins", "holder"]
 
@@ -20,8 +22,8 @@ MOST_HELD_WHOLE = 32 * 1024 * 1024
 MOST_HELD_OF_ERROR = 1024 * 1024
 CHUNK_OVERHEAD = 48
 """Bytes that a chunk in hand costs beside its own: what comes in tiny chunks must not hold many times its size."""
-MOST_CHUNKS = 256
-"""Chunks of a body that are kept apart, for the same reason."""
+MOST_CHUNKS, TINY = 256, 1024
+"""So many chunks of a body become one if they are smaller than that in the mean (bytes), for the same reason."""
 _DONE = re.compile(rb"[\r\n]data: ?\[DONE\]")
 _LINE_END = re.compile(rb"[\r\n]")
 _FINISHED = re.compile(rb'"finish_reason"\s*:\s*"[^"]')
@@ -67,34 +69,40 @@ def holder(gate: Gate, attempt: Attempt, *, encoded: bool = False) -> Holder:
         case Gate.FIRST_CONTENT:
             return _FirstContent(attempt)
         case Gate.WHOLE:
-            return _Whole(attempt, MOST_HELD_WHOLE, is_answer=not encoded)
+            return (_Whole if encoded else _Answer)(attempt, MOST_HELD_WHOLE)
         case Gate.ERROR:
-            return _Whole(attempt, MOST_HELD_OF_ERROR, is_answer=False)
+            return _Error(attempt, MOST_HELD_OF_ERROR)
         case _:
             assert_never(gate)
 
 
 class _Whole:
-    """Holds a body until it is complete, or longer than may be held. An answer has to be a JSON object."""
+    """Holds a body until it is complete, or longer than may be held."""
 
-    def __init__(self, attempt: Attempt, most: int, *, is_answer: bool) -> None:
+    def __init__(self, attempt: Attempt, most: int) -> None:
         self.chunks: list[bytes] = []
         self._attempt = attempt
         self._left = most
         self._packed = 0
-        self._is_answer = is_answer
 
     def feed(self, chunk: bytes) -> Verdict | None:
         self.chunks.append(chunk)
         if len(self.chunks) - self._packed > MOST_CHUNKS:
-            self.chunks[self._packed :] = [b"".join(self.chunks[self._packed :])]
-            self._packed += 1
+            loose = self.chunks[self._packed :]
+            if sum(map(len, loose)) < MOST_CHUNKS * TINY:
+                self.chunks[self._packed :] = [b"".join(loose)]
+            self._packed = len(self.chunks)
         self._left -= len(chunk)
         return Content(self._attempt) if self._left < 0 else None
 
     def end(self) -> Verdict:
-        if not self._is_answer:
-            return Whole(self._attempt)
+        return Whole(self._attempt)
+
+
+class _Answer(_Whole):
+    """Holds an answer, which has to be a JSON object."""
+
+    def end(self) -> Verdict:
         first = next((chunk for chunk in self.chunks if chunk.strip()), b"").lstrip()
         last = next((chunk for chunk in reversed(self.chunks) if chunk.strip()), b"").rstrip()
         if not first:
@@ -103,6 +111,21 @@ class _Whole:
             return Spoiled(self._attempt, Failure.GARBLED, "a body that is not a JSON object")
         if not last.endswith(b"}"):
             return Spoiled(self._attempt, Failure.TRUNCATED, "a body that ends within its JSON")
+        return Whole(self._attempt)
+
+
+class _Error(_Whole):
+    """Holds an error, and notes what its body calls it: that may say more than its status code."""
+
+    def end(self) -> Verdict:
+        with suppress(ValueError, RecursionError):
+            body = json.loads(b"".join(self.chunks))
+            error = body.get("error") if isinstance(body, dict) else None
+            code = error.get("code") if isinstance(error, dict) else None
+            if isinstance(code, str):
+                self._attempt.error_code = code
+                if code == SCALING_UP and self._attempt.wait is None:
+                    self._attempt.wait = MAX_RETRY_AFTER
         return Whole(self._attempt)
 
 

@@ -239,7 +239,7 @@ class SyncDriver(DriverBase):
             case Deliver():
                 pass
         flight = trip.flights.pop(command.attempt.number)
-        flight.watch.until = flight.watch.quiet = None
+        self._commit(flight, self._prober)
         for other in trip.flights.values():
             _discard(other)
         if flight.whole:

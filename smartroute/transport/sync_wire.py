@@ -20,6 +20,7 @@ from smartroute.transport.connect import (
     allowance,
     deadline,
     is_readable,
+    listening,
     note_write,
     prepare,
 )
@@ -49,6 +50,8 @@ class SyncStream(httpcore2.NetworkStream):
         try:
             if type(timeout) is Limit and timeout.watch.looked_after:
                 return self._look_after(max_bytes, timeout)
+            if type(timeout) is Limit and (hush := timeout.watch.hush):
+                return self._listen(max_bytes, timeout, hush)
             self._sock.settimeout(allowance(timeout))
             return self._sock.recv(max_bytes)
         except TimeoutError as error:
@@ -74,6 +77,14 @@ class SyncStream(httpcore2.NetworkStream):
                 watch.quiet()
                 if self._ahead:
                     return self._take_ahead(max_bytes)
+
+    def _listen(self, max_bytes: int, timeout: Limit, hush: Callable[[float], None]) -> bytes:
+        """Read more of an answer. If nothing comes for long, find out whether its route is alive."""
+        for seconds in listening(timeout, hush):
+            self._sock.settimeout(seconds)
+            with contextlib.suppress(TimeoutError):
+                return self._sock.recv(max_bytes)
+        raise AssertionError("it goes on until something comes, or an exception")
 
     def _read_ahead(self) -> bytes:
         """What has come since nobody reads; it is kept for whoever does."""

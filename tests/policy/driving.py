@@ -90,12 +90,13 @@ def lost(failure: Failure = Failure.RESET, *, reused: bool = False) -> Outcome:
     return play
 
 
-def says(status: int, wait: float | None = None) -> Outcome:
-    """An answer without a stream: its head, and its body where anybody asks for it."""
+def says(status: int, wait: float | None = None, *, code: str | None = None) -> Outcome:
+    """An answer without a stream: its head, and its body, which may name the error by a code, where anybody asks."""
 
     def play(attempt: Attempt) -> Sequence[Event]:
         _departs(attempt)
         attempt.first_byte = attempt.started
+        attempt.error_code = code
         return [Answered(attempt, status, wait, event_stream=False, encoded=False), Whole(attempt)]
 
     return play

@@ -11,7 +11,7 @@ from smartroute.policy.messages import (
     Send,
     Spoiled,
 )
-from smartroute.policy.outcome import Failure
+from smartroute.policy.outcome import TOO_LONG, Failure
 from tests.policy.driving import (
     PLAIN,
     STREAM,
@@ -270,6 +270,25 @@ def test_an_account_problem_is_the_same_with_every_key(build: Build, status: int
     _, flight = fly(world, STREAM, a=says(status), worldwide=streams())
     assert flight.path == ["a", "global"]
     assert not world.quarantined("a")
+
+
+def test_a_prompt_that_is_too_long_goes_to_one_endpoint_with_another_model(build: Build) -> None:
+    """The routes have a model of their own; the global endpoint is asked for what the caller asked for."""
+    large, small = {"m": "m-128k"}, {"m": "m-8k"}
+    world = build(routes=[route("a", model=small), route("b", model=small), route("c", model=large)])
+    end, flight = fly(world, STREAM, a=says(400, code=TOO_LONG), c=streams())
+    assert isinstance(end, Deliver)
+    assert flight.path == ["a", "c"]
+    end, flight = fly(world, STREAM, a=says(400, code=TOO_LONG), c=says(400, code=TOO_LONG))
+    assert isinstance(end, Deliver)
+    assert (end.attempt.status, end.attempt.endpoint.name, flight.path) == (400, "a", ["a", "c"])
+    assert [world.failures(name) for name in "abc"] == [0, 0, 0]
+
+
+def test_where_all_have_the_same_model_it_is_the_answer(build: Build) -> None:
+    end, flight = fly(build(), STREAM, a=says(400, code=TOO_LONG))
+    assert isinstance(end, Deliver)
+    assert (end.attempt.status, end.final, flight.path) == (400, False, ["a"])
 
 
 @pytest.mark.parametrize("status", [401, 403])

@@ -10,9 +10,11 @@ from hypothesis import strategies as st
 
 from smartroute.policy.outcome import (
     MAX_RETRY_AFTER,
+    TOO_LONG,
     Again,
     Blame,
     Failure,
+    Rule,
     retry_after,
     rule_for_failure,
     rule_for_status,
@@ -81,6 +83,13 @@ FAILURES = {
 def test_what_follows_from_a_status(rule: tuple[Again, Blame], status: int) -> None:
     found = rule_for_status(status)
     assert (found.again, found.blame) == rule
+
+
+def test_a_prompt_that_is_too_long_may_fit_another_model() -> None:
+    for status in (400, 413, 422):
+        assert rule_for_status(status, TOO_LONG) == Rule(Again.OTHER_MODEL, Blame.NONE)
+        assert rule_for_status(status, "invalid_value") == rule_for_status(status)
+    assert rule_for_status(503, TOO_LONG) == rule_for_status(503)
 
 
 @pytest.mark.parametrize(("rule", "failure"), [(rule, f) for rule, group in FAILURES.items() for f in sorted(group)])

@@ -129,3 +129,25 @@ def test_a_route_that_was_opened_begins_anew() -> None:
     silence.over()
     silence.overdue(200.0)
     assert silence.suspect
+
+
+# --- proof, for answers that stopped in the middle -----------------------------------------------------
+
+
+def test_two_verifications_prove_what_had_not_come_before_the_first() -> None:
+    silence = Silence()
+    silence.verified(101.0, 101.5, alive=False)
+    assert not silence.dead_since(100.0)
+    silence.verified(102.0, 102.5, alive=False)
+    assert silence.dead_since(100.0)
+    assert not silence.dead_since(101.5)  # of what came in between only one of them says something
+    silence.forget()  # the route is open now
+    assert silence.dead_since(100.0)
+
+
+def test_two_that_failed_with_a_sign_of_life_between_them_prove_nothing() -> None:
+    silence = Silence()
+    silence.verified(101.0, 101.5, alive=False)
+    silence.verified(102.0, 102.5, alive=True)
+    silence.verified(103.0, 103.5, alive=False)
+    assert not silence.dead_since(100.0)

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from smartroute.policy.messages import Attempt, Content, Gate, Spoiled, Whole
-from smartroute.policy.outcome import Failure
+from smartroute.policy.outcome import MAX_RETRY_AFTER, Failure
 from smartroute.transport.stream import (
     CHUNK_OVERHEAD,
     MOST_EVENTS_BEFORE_CONTENT,
@@ -271,6 +271,33 @@ def test_a_body_is_held_up_to_its_limit(gate: Gate, most: int) -> None:
 @pytest.mark.parametrize("gate", [Gate.WHOLE, Gate.ERROR])
 def test_a_body_that_is_whole(gate: Gate) -> None:
     assert verdict(b"{}", gate) == Whole(ATTEMPT)
+
+
+@pytest.mark.parametrize(
+    ("body", "code", "wait"),
+    [
+        ({"error": {"code": "context_length_exceeded"}}, "context_length_exceeded", None),
+        ({"error": {"code": "DEPLOYMENT_SCALING_UP", "message": "m"}}, "DEPLOYMENT_SCALING_UP", MAX_RETRY_AFTER),
+        ({"error": {"code": 503}}, None, None),
+        ({"error": "DEPLOYMENT_SCALING_UP"}, None, None),
+        (["error"], None, None),
+        (b"<html>", None, None),
+        (b"[" * 100_000, None, None),
+        (b"\xff\xfe", None, None),
+        (b"", None, None),
+    ],
+)
+def test_what_an_errors_body_calls_it(body: Any, code: str | None, wait: float | None) -> None:
+    attempt = Attempt(1, route("a"), 0, "best", 0.0, None)
+    raw = body if isinstance(body, bytes) else json.dumps(body).encode()
+    assert first(holder(Gate.ERROR, attempt), [raw[:7], raw[7:]]) == Whole(attempt)
+    assert (attempt.error_code, attempt.wait) == (code, wait)
+
+
+def test_a_servers_own_retry_after_says_more_than_a_dialect() -> None:
+    attempt = Attempt(1, route("a"), 0, "best", 0.0, None, wait=20.0)
+    first(holder(Gate.ERROR, attempt), [b'{"error": {"code": "DEPLOYMENT_SCALING_UP"}}'])
+    assert attempt.wait == 20.0
 
 
 def test_an_empty_body_is_no_answer_but_an_empty_error_is_an_error() -> None:

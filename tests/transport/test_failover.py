@@ -7,6 +7,7 @@ import httpx
 import openai
 import pytest
 
+from smartroute import Config
 from smartroute.testing import (
     Cut,
     Drip,
@@ -116,6 +117,25 @@ def test_what_may_be_the_requests_own_fault_is_tried_once_elsewhere(
     world.globe.api_keys = ()
     response = caller.do(client.post, f"{world.globe.url}/chat/completions", json=CHAT)
     assert (response.status_code, response.headers["x-smartroute-route"]) == (200, "global")
+
+
+def test_a_prompt_too_long_for_one_model_is_answered_by_another(caller: Caller, world: World) -> None:
+    world.near.set(Status(400, body={"error": {"code": "context_length_exceeded", "message": "scripted"}}))
+    routes = [world.route(world.far, model="m-128k"), world.route(world.near, model="m-8k")]
+    client = measure(caller.client(Config(routes, global_url=world.globe.url, probe_interval=0)))
+    reply = caller.ask(caller.sdk(client, world.globe.url), stream=True)
+    assert (reply.route, reply.attempts) == ("far", "2")
+    assert world.far.requests[0].json()["model"] == "m-128k"
+
+
+def test_a_deployment_that_is_scaling_up_is_left_alone(caller: Caller, world: World) -> None:
+    world.near.set(Status(503, body={"error": {"code": "DEPLOYMENT_SCALING_UP", "message": "scripted"}}))
+    client = measure(caller.client(world.config()))
+    sdk = caller.sdk(client, world.globe.url)
+    assert [caller.ask(sdk, stream=stream).route for stream in (True, False, True)] == ["far"] * 3
+    assert posts(world.near) == 1
+    (near,) = (each for each in client.router.status() if each.name == "near")
+    assert 50 < near.cooldown <= 60
 
 
 @pytest.mark.parametrize("status", [400, 413, 422])
@@ -269,12 +289,13 @@ def test_an_outage_is_not_fed(caller: Caller, world: World) -> None:
     url = f"{world.globe.url}/chat/completions"
     responses = [caller.do(client.post, url, json=STREAM) for _ in range(30)]
     assert {response.status_code for response in responses} == {503}
-    assert sum(map(posts, world.all)) <= 30 * 2 + 20
+    assert sum(map(posts, world.all)) <= 30 * 1.2 + 20
 
 
 def test_a_sick_route_is_left_alone(caller: Caller, world: World) -> None:
     world.near.set(Status(503))
     client = measure(caller.client(world.config()))
+    client.router._known["near"].breaker._backoff = 60.0  # a second may be over before ten calls are
     sdk = caller.sdk(client, world.globe.url)
     assert [caller.ask(sdk).route for _ in range(10)] == ["far"] * 10
     assert posts(world.near) == 3
@@ -338,5 +359,5 @@ def test_nobody_waits_long_for_the_body_of_an_error_that_is_not_the_answer(calle
     sdk = caller.sdk(measure(caller.client(world.config())), world.globe.url)
     began = time.monotonic()
     reply = caller.ask(sdk)
-    assert time.monotonic() - began < 3
+    assert time.monotonic() - began < 10
     assert (reply.route, reply.attempts) == ("far", "2")
