@@ -35,6 +35,7 @@ __all__ = [
     "deadline",
     "failure_of",
     "is_readable",
+    "is_refused_stream",
     "listening",
     "note_write",
     "prepare",
@@ -53,6 +54,7 @@ KEEP_ALIVE_AFTER = 30
 KEEP_ALIVE_EVERY = 10
 UNACKNOWLEDGED = 30
 """Seconds after which the kernel gives up a connection whose other end acknowledges nothing (TCP_USER_TIMEOUT)."""
+REFUSED_STREAM = 7
 SPARE_TIME = 20.0
 """Seconds for which a connection is kept that was opened and not used."""
 
@@ -307,6 +309,12 @@ def failure_of(error: BaseException, watch: Watch) -> Failure:
             return Failure.RESET  # a reset too, where TLS hides it
         case _:
             return Failure.PROTOCOL
+
+
+def is_refused_stream(error: BaseException) -> bool:
+    """Whether an HTTP/2 server says that it has not even looked at the request (RFC 9113, 8.7: REFUSED_STREAM)."""
+    event = error.args[0] if isinstance(error, httpcore2.RemoteProtocolError) and error.args else None
+    return getattr(event, "error_code", None) == REFUSED_STREAM
 
 
 class Spares:

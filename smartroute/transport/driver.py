@@ -26,7 +26,7 @@ from smartroute.policy.messages import Answered, Attempt, Command, Event, Failed
 from smartroute.policy.outcome import Failure, retry_after
 from smartroute.policy.patience import LATE
 from smartroute.route import Kind, Route
-from smartroute.transport.connect import RegionDied, Rival, Watch, failure_of, timeouts
+from smartroute.transport.connect import RegionDied, Rival, Watch, failure_of, is_refused_stream, timeouts
 from smartroute.transport.pools import PoolOptions, Pools, TransportOptions
 from smartroute.transport.rewrite import OWN_PREFIX, Intake, Rewriter
 from smartroute.transport.stream import Tail, begins
@@ -215,6 +215,8 @@ class DriverBase:
         attempt = flight.watch.attempt
         if flight.proxied:
             attempt.sent = failure not in UNSENT
+        if is_refused_stream(error):
+            attempt.sent = False
         flight.error = error
         return Failed(attempt, failure, describe(failure, error))
 
