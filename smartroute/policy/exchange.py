@@ -52,8 +52,8 @@ from smartroute.route import Kind, Route
 
 __all__ = ["Exchange", "Fleet"]
 
-MOST_ROUTES = 3
-"""Routes that a request is sent to at the most; what was never sent does not count."""
+MOST_ON_ROUTES = 3
+"""How often a request is sent to routes at the most; what was never sent does not count, nor does a further key."""
 MOST_ATTEMPTS_OF_A_RETRY = 2
 """When the SDK itself is retrying: its retries and ours must not multiply."""
 MOST_RIVALS = 8
@@ -369,12 +369,12 @@ class Exchange:
         if self._out_of_time(now):
             return None
         tried = {a.endpoint.name for a in self.attempts if a.sent or a.ended is None or not rescue}
-        on_routes = len({a.endpoint.name for a in self.attempts if a.sent and not a.on_global})
+        on_routes = sum(a.sent and not a.on_global and a.reason != "next_key" for a in self.attempts)
         self._ranked = None
         for candidate in self._ranking(now):
             route = candidate.route
             on_global = route.kind is Kind.GLOBAL
-            if route.name in tried or (not on_global and on_routes >= MOST_ROUTES):
+            if route.name in tried or (not on_global and on_routes >= MOST_ON_ROUTES):
                 continue
             if not free and (on_global or candidate.reason == "last_resort"):
                 break

@@ -18,6 +18,7 @@ import httpcore2
 
 from smartroute.policy.patience import LATE
 from smartroute.transport.connect import (
+    ConnectionDied,
     Diverted,
     Limit,
     Retirement,
@@ -25,6 +26,7 @@ from smartroute.transport.connect import (
     Spares,
     allowance,
     deadline,
+    is_dead,
     is_readable,
     listening,
     note_write,
@@ -188,6 +190,8 @@ class AsyncStream(httpcore2.AsyncNetworkStream, asyncio.Protocol):
                 if watch.clock() >= ends:
                     raise TimeoutError("the server did not answer in time")
                 if watch.look_due and watch.quiet is not None:
+                    if watch.attempt.reused and is_dead(self._transport.get_extra_info("socket")):
+                        raise ConnectionDied
                     await watch.quiet()
         watch.heard()
         watch.attempt.late |= self._pulse.is_late

@@ -8,6 +8,7 @@ a connection that is ready sooner: without a callback, a thread or a wrapper on 
 import select
 import socket
 import ssl
+import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from smartroute.policy.outcome import Failure
 from smartroute.policy.patience import LATE, LOOK
 
 __all__ = [
+    "ConnectionDied",
     "Diverted",
     "Limit",
     "Overtaken",
@@ -34,6 +36,7 @@ __all__ = [
     "allowance",
     "deadline",
     "failure_of",
+    "is_dead",
     "is_readable",
     "is_refused_stream",
     "listening",
@@ -48,12 +51,15 @@ GLANCE = 0.02
 """Seconds between two glances at what an attempt says that another is made in the stead of."""
 HUSH = 5.0
 """Seconds of silence in the middle of an answer after which it is asked whether its route is alive."""
-KEEP_ALIVE_AFTER = 30
+KEEP_ALIVE_AFTER = 10
 """Seconds without a segment after which the kernel asks whether the other end is there; and again every
 `KEEP_ALIVE_EVERY`."""
-KEEP_ALIVE_EVERY = 10
+KEEP_ALIVE_EVERY = 5
 UNACKNOWLEDGED = 30
-"""Seconds after which the kernel gives up a connection whose other end acknowledges nothing (TCP_USER_TIMEOUT)."""
+"""Seconds after which the kernel gives up a connection whose other end acknowledges nothing (TCP_USER_TIMEOUT): by then
+four such questions went unanswered."""
+MOST_RETRANSMISSIONS = 2
+"""Times in a row that the kernel sends a request's bytes again in vain before their connection is taken for dead."""
 REFUSED_STREAM = 7
 SPARE_TIME = 20.0
 """Seconds for which a connection is kept that was opened and not used."""
@@ -146,6 +152,13 @@ class Watch:
     def expired(self) -> bool:
         """Whether our own limit has passed."""
         return self.until is not None and self.clock() >= self.until
+
+
+class ConnectionDied(httpcore2.ReadError):
+    """A connection that had served before is dead: a network between the two ends has forgotten it."""
+
+    def __init__(self) -> None:
+        super().__init__("nothing of the request was acknowledged: the connection is dead")
 
 
 class RegionDied(httpcore2.ReadError):
@@ -271,6 +284,14 @@ class Retirement:
         return self._clock() - born > RETIREMENT or born <= self._doubted.get(address, -inf)
 
 
+def is_dead(sock: Any) -> bool:
+    """Whether the kernel has sent the same bytes again and again, and nothing was acknowledged (Linux only)."""
+    if _TCP_INFO is None:
+        return False
+    retransmissions: int = sock.getsockopt(socket.IPPROTO_TCP, _TCP_INFO, 8)[2]  # tcpi_retransmits
+    return retransmissions >= MOST_RETRANSMISSIONS
+
+
 def is_readable(sock: socket.socket | None) -> bool:
     """Whether reading would return at once: on an idle connection that means the server closed it."""
     fd = -1 if sock is None else sock.fileno()
@@ -370,6 +391,7 @@ class Spares:
             sock.close()
 
 
+_TCP_INFO: int | None = getattr(socket, "TCP_INFO", None) if sys.platform == "linux" else None
 _KERNEL_HELP = [
     (getattr(socket, name), value)
     for name, value in (

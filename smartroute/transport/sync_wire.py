@@ -12,6 +12,7 @@ from typing import Any
 import httpcore2
 
 from smartroute.transport.connect import (
+    ConnectionDied,
     Diverted,
     Limit,
     Retirement,
@@ -19,6 +20,7 @@ from smartroute.transport.connect import (
     Spares,
     allowance,
     deadline,
+    is_dead,
     is_readable,
     listening,
     note_write,
@@ -74,6 +76,8 @@ class SyncStream(httpcore2.NetworkStream):
                 watch.heard()
                 return data
             if watch.look_due and watch.quiet is not None:
+                if watch.attempt.reused and is_dead(self._sock):
+                    raise ConnectionDied
                 watch.quiet()
                 if self._ahead:
                     return self._take_ahead(max_bytes)

@@ -95,7 +95,7 @@ def test_the_kernel_watches_over_connections_and_the_callers_options_come_last(c
     assert options == {
         "SO_KEEPALIVE": 1,
         "TCP_NODELAY": 1,
-        "TCP_KEEPIDLE": 30,
+        "TCP_KEEPIDLE": 10,
         "TCP_KEEPINTVL": 7,
         "TCP_USER_TIMEOUT": 30_000,
     }
