@@ -42,6 +42,8 @@ logger = logging.getLogger("smartroute")
 
 QUIET = 300.0
 """Seconds after the last request for which routes are still probed."""
+UNANIMITY = 10.0
+"""Seconds for which second opinions cost a token after two endpoints have had the same one."""
 QUARANTINE = 300.0
 """Seconds for which a route is avoided that refused a key or a model which another endpoint accepted."""
 MOST_QUARANTINED = 100
@@ -92,6 +94,7 @@ class Router:
             has_key=bool(config.global_api_key),
             clock=clock,
         )
+        self._agreed_at = -inf
         self._racing_until = now
         self._last_request: float | None = None
         self._awake_since = now
@@ -288,6 +291,14 @@ class Router:
         """Take a hedging token."""
         with self._lock:
             return self._hedges.take(now)
+
+    def agreed(self, now: float) -> None:
+        """A request that may have been at fault itself has failed at another endpoint too."""
+        self._agreed_at = now
+
+    def is_unanimous(self, now: float) -> bool:
+        """Whether that has just happened."""
+        return now - self._agreed_at < UNANIMITY
 
     def departed(self, exchange: Exchange, attempt: Attempt) -> None:
         """An attempt is on its way."""

@@ -100,6 +100,14 @@ class Fleet(Protocol):
         """Take a hedging token."""
         ...
 
+    def agreed(self, now: float) -> None:
+        """A request that may have been at fault itself has failed at another endpoint too."""
+        ...
+
+    def is_unanimous(self, now: float) -> bool:
+        """Whether that has just happened."""
+        ...
+
     def departed(self, exchange: "Exchange", attempt: Attempt) -> None:
         """An attempt is on its way. Sets when it is to be looked after, and when it is overdue."""
         ...
@@ -360,10 +368,13 @@ class Exchange:
 
         Args:
             rescue: the attempt goes on.
-            free: the first move costs nothing. A rescue that is not goes to healthy routes only.
+            free: what promise 3 covers costs nothing. A rescue that is not free goes to no open route.
         """
+        only_global = False
         if self._one_other is not None and attempt.sent and rule.again is not Again.ELSEWHERE:
-            return None
+            if not (_is_refusal(attempt) and _is_refusal(self._one_other)):
+                return None
+            only_global = True  # whose key and model are the caller's own: the routes' may be mistaken alike
         if self.call.retry and sum(a.sent for a in self.attempts) >= MOST_ATTEMPTS_OF_A_RETRY:
             return None
         if self._out_of_time(now):
@@ -371,12 +382,15 @@ class Exchange:
         tried = {a.endpoint.name for a in self.attempts if a.sent or a.ended is None or not rescue}
         on_routes = sum(a.sent and not a.on_global and a.reason != "next_key" for a in self.attempts)
         self._ranked = None
-        for candidate in self._ranking(now):
+        ranking = [c for c in self._ranking(now) if c.route.name not in tried]
+        if self.call.retry and attempt.sent:  # the plain SDK would have sent its retry to global in the first place
+            only_global |= any(c.route.kind is Kind.GLOBAL for c in ranking)
+        for candidate in ranking:
             route = candidate.route
             on_global = route.kind is Kind.GLOBAL
-            if route.name in tried or (not on_global and on_routes >= MOST_ON_ROUTES):
+            if not on_global and (only_global or on_routes >= MOST_ON_ROUTES):
                 continue
-            if not free and (on_global or candidate.reason == "last_resort"):
+            if not free and candidate.reason == "last_resort":
                 break
             limit = self._limit(route, now)
             if limit is not None and now >= limit:  # what is left of the deadline is kept for global
@@ -385,20 +399,28 @@ class Exchange:
                 continue
             if rule.again is Again.OTHER_MODEL and self._model_at(attempt.endpoint) == self._model_at(route):
                 continue
-            # Promise 3 is free: the first move to what may be healthy, and the move to global. But an open route
-            # costs a token, or an outage would be fed; and the SDK's own retries pay for all.
-            healthy = self._moves == 0 and candidate.reason != "last_resort"
-            promised = free and not self.call.retry and (healthy or on_global)
-            if attempt.sent and not promised and not self._fleet.replay(now):
-                self._starved = not rescue
+            if attempt.sent and not (free and self._is_promised(candidate, rule, now)) and not self._fleet.replay(now):
+                self._starved = not rescue and candidate.reason != "last_resort"
                 continue
-            if rule.again is not Again.ELSEWHERE:
+            if rule.again is not Again.ELSEWHERE and self._one_other is None:
                 self._one_other = attempt
             self._moves += attempt.sent
             # What was passed over here must not get the request by way of a connection race.
             race = not on_global and rule.again not in (Again.OTHER_KEY, Again.OTHER_MODEL)
             return self._send(route, "rescue" if rescue else "failover", now, race=race)
         return None
+
+    def _is_promised(self, candidate: Candidate, rule: Rule, now: float) -> bool:
+        """Whether a move is what promise 3 says: to global, or the first one, to what may be healthy.
+
+        But no outage is fed: an open route costs a token, the SDK's own retries do, and so does a second opinion where
+        second opinions have just been the same.
+        """
+        if rule.again is not Again.ELSEWHERE and self._fleet.is_unanimous(now):
+            return False
+        if candidate.route.kind is Kind.GLOBAL:
+            return True
+        return self._moves == 0 and not self.call.retry and candidate.reason != "last_resort"
 
     def _model_at(self, route: Route) -> str | None:
         """The model that an endpoint is asked for."""
@@ -434,12 +456,17 @@ class Exchange:
     def _conclude(self, answer: Attempt | None, now: float) -> Command:
         """Nowhere else to go: the most telling thing that happened goes to the caller."""
         other = self._one_other
-        if answer is None and other is not None and not _is_own_refusal(other, self.attempts):
-            answer = other
+        if answer is None and other is not None:
+            if self.attempts[-1] is not other:
+                self._fleet.agreed(now)
+            if not _is_own_refusal(other, self.attempts):
+                answer = other
         answer = answer or _most_telling(self.attempts)
         if answer.failure is not Failure.ERROR_EVENT and (answer.status is None or answer.status < 400):
             return Raise(answer)
-        return self._deliver(answer, now, final=self._starved)
+        # What global says goes to the SDK as it is; and who asks it to wait is waited for.
+        final = self._starved and not answer.on_global and answer.status != 429 and answer.wait is None
+        return self._deliver(answer, now, final=final)
 
     def _deliver(self, attempt: Attempt, now: float, *, final: bool = False) -> Deliver:
         """One answer is enough: what else is in flight is dropped."""
@@ -517,6 +544,11 @@ def _most_telling(attempts: Sequence[Attempt]) -> Attempt:
     answers = [a for a in attempts if a.status is not None and a.status >= 400]
     telling = [a for a in answers if not _is_own_refusal(a, attempts)]
     return telling[-1] if telling else next(a for a in reversed(attempts) if a not in answers)
+
+
+def _is_refusal(attempt: Attempt) -> bool:
+    """Whether a key, an account or a model was refused."""
+    return attempt.error_status in (401, 402, 403, 404, 412)
 
 
 def _is_own_refusal(attempt: Attempt, attempts: Sequence[Attempt]) -> bool:

@@ -25,6 +25,8 @@ RESCUE = 2.0
 model behind it seems not to be."""
 LEAST_RESCUE = 1.5
 """Seconds before which none is rescued whose route's verifications are answered."""
+UNKNOWN_RESCUE = 10.0
+"""The same where nothing is known yet of how long answers take."""
 LATE = 0.05
 """Seconds by which a thread or an event loop may wake too late before it is not to be trusted."""
 TICK = 0.02
@@ -61,6 +63,8 @@ class Patience:
 
     def rescue_after(self, attempt: Attempt) -> float:
         """Seconds after its departure from which on a streamed attempt is worth another one."""
+        if attempt.overdue_after == inf:
+            return UNKNOWN_RESCUE
         return max(LEAST_RESCUE, RESCUE * attempt.overdue_after)
 
     def learn(self, call: Call, seconds: float, latency: Latency, now: float, *, busy: bool) -> float:

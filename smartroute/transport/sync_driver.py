@@ -113,8 +113,9 @@ class SyncDriver(DriverBase):
         if not claim.fresh:
             self._probe(claim, *self._pools.of(claim.route))
             return
-        pool, proxied = self._pools.fresh(claim.route, SyncWire(self.clock))
-        with contextlib.closing(pool):
+        wire = self._pools.wire.fresh()
+        pool, proxied = self._pools.fresh(claim.route, wire)
+        with contextlib.closing(wire), contextlib.closing(pool):
             self._probe(claim, pool, proxied)
 
     def _probe(self, claim: Claim, pool: httpcore2.ConnectionPool, proxied: bool) -> None:  # noqa: FBT001

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from queue import Empty, SimpleQueue
 from typing import Any
+from weakref import WeakSet
 
 import httpcore2
 
@@ -159,12 +160,23 @@ class SyncStream(httpcore2.NetworkStream):
 
 
 class SyncWire(httpcore2.NetworkBackend):
-    """Opens connections, racing those of rival routes when the first is slow to come."""
+    """Opens connections, racing those of rival routes when the first is slow to come.
+
+    Knows all that it has made: between its being made and a pool's taking it, nobody else could close it.
+    """
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
         self.spares = Spares(clock)
         self.retirement = Retirement(clock)
+        self._lock = threading.Lock()
+        self._made: WeakSet[SyncStream | SyncWire] = WeakSet()
+
+    def fresh(self) -> "SyncWire":
+        """A wire that has nothing yet, for a connection that must be new. It is closed with this one at the latest."""
+        wire = SyncWire(self._clock)
+        self._keep(wire)
+        return wire
 
     def connect_tcp(
         self,
@@ -190,17 +202,29 @@ class SyncWire(httpcore2.NetworkBackend):
                 raise httpcore2.ConnectTimeout(str(error)) from error
             except OSError as error:
                 raise httpcore2.ConnectError(str(error)) from error
-            if self.retirement.closed:  # meanwhile: no pool has it, nobody would close it
-                sock.close()
-                raise httpcore2.ConnectError("the client was closed")
             if watch is not None:
                 watch.attempt.connect = self._clock() - started
-        return SyncStream(sock, (host, port), self.retirement, self._clock())
+        stream = SyncStream(sock, (host, port), self.retirement, self._clock())
+        if not self._keep(stream):  # closed meanwhile
+            raise httpcore2.ConnectError("the client was closed")
+        return stream
 
     def close(self) -> None:
-        """Close the connections that no pool holds."""
-        self.retirement.closed = True
+        """Close all connections."""
+        with self._lock:
+            self.retirement.closed = True
+            made = list(self._made)
         self.spares.close()
+        for each in made:
+            each.close()
+
+    def _keep(self, made: "SyncStream | SyncWire") -> bool:
+        with self._lock:
+            if not self.retirement.closed:
+                self._made.add(made)
+                return True
+        made.close()
+        return False
 
     def _race(
         self, dial: Dial, address: tuple[str, int], seconds: float | None, rivals: Sequence[Rival], patience: float

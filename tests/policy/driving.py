@@ -6,6 +6,7 @@ The two fleets are asked the same questions, so that a rule is tested alone and 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from math import inf
 from typing import Any, Protocol
 
 from smartroute.config import Config
@@ -177,6 +178,7 @@ class PlainFleet:
             self.order.append(Candidate(fallback, None, State.CLOSED, "fallback"))
         self.budget, self.hedges = replays(self.clock()), hedges(self.clock())
         self.flying: Counter[str] = Counter()
+        self.agreed_at = -inf
         self.rankings = 0
         self.departures = 0
         self.learned: list[str] = []
@@ -232,6 +234,12 @@ class PlainFleet:
 
     def hedge(self, now: float) -> bool:
         return self.hedges.take(now)
+
+    def agreed(self, now: float) -> None:
+        self.agreed_at = now
+
+    def is_unanimous(self, now: float) -> bool:
+        return now < self.agreed_at + 10.0
 
     def departed(self, exchange: Exchange, attempt: Attempt) -> None:
         self.flying[attempt.endpoint.name] += 1

@@ -323,14 +323,41 @@ def test_a_route_that_refuses_what_another_accepts_is_avoided(build: Build, stat
 @pytest.mark.parametrize("status", [401, 403, 404])
 def test_if_all_agree_the_original_is_the_answer(build: Build, status: int) -> None:
     world = build(routes=[route("a", keys="k-a"), route("b", keys="k-b")])
-    end, flight = fly(world, STREAM, a=says(status), b=says(status))
+    end, flight = fly(world, STREAM, a=says(status), b=says(status), worldwide=says(status))
     assert isinstance(end, Deliver)
-    assert (end.attempt.endpoint.name, end.attempt.status, flight.path) == ("a", status, ["a", "b"])
+    assert (end.attempt.endpoint.name, end.attempt.status, flight.path) == ("a", status, ["a", "b", "global"])
     assert not world.quarantined("a")
     assert not world.quarantined("b")
 
 
-@pytest.mark.parametrize("status", [404, 408, 409, 425, 500])
+@pytest.mark.parametrize("status", [401, 402, 403, 404, 412])
+def test_routes_that_are_mistaken_alike_do_not_keep_a_request_from_global(build: Build, status: int) -> None:
+    """A model name or a key that is wrong for all of them: the likeliest mistake."""
+    world = build(routes=[route(name, keys=f"k-{name}") for name in "abc"])
+    wrong = dict.fromkeys("abc", says(status))
+    end, flight = fly(world, STREAM, **wrong, worldwide=streams())
+    assert isinstance(end, Deliver)
+    assert (end.attempt.status, flight.path) == (200, ["a", "b", "global"])
+    assert world.quarantined("a") == world.quarantined("b") == (status not in (402, 412))
+
+
+@pytest.mark.parametrize("status", [408, 409, 425, 500])
+def test_where_second_opinions_have_just_been_the_same_another_costs_a_token(build: Build, status: int) -> None:
+    world = build("a", "b", "c")
+    alike = {"a": says(status), "b": says(status)}
+    world.budget.tokens = 5.0
+    assert fly(world, STREAM, **alike)[1].path == ["a", "b"]
+    assert world.budget.tokens >= 5.0
+    assert fly(world, STREAM, **alike)[1].path == ["a", "b"]
+    assert world.budget.tokens < 5.0
+    broke(world)
+    assert fly(world, STREAM, **alike)[1].path == ["a"]
+    world.clock.advance(10.0)
+    broke(world)
+    assert fly(world, STREAM, **alike)[1].path == ["a", "b"]
+
+
+@pytest.mark.parametrize("status", [408, 409, 425, 500])
 def test_once_elsewhere(build: Build, status: int) -> None:
     world = build("a", "b", "c")
     end, flight = fly(world, STREAM, a=says(status), b=says(status))
@@ -462,11 +489,22 @@ def test_when_every_stream_begins_with_an_error_the_caller_gets_the_error(build:
 def test_the_sdks_own_retry_makes_two_attempts_at_most(build: Build, outcome: Outcome) -> None:
     world = build("a", "b", "c")
     _, flight = fly(world, call(retry=1), a=outcome, b=outcome, c=outcome, worldwide=outcome)
+    assert flight.path == ["a", "global"]  # where the plain SDK would have sent it
+    world = build("a", "b", "c", fallback=False)
+    _, flight = fly(world, call(retry=1), a=outcome, b=outcome, c=outcome)
     assert flight.path == ["a", "b"]
 
 
+def test_global_costs_the_sdks_own_retry_nothing(build: Build) -> None:
+    world = build("a", "b", "c")
+    broke(world)
+    end, flight = fly(world, call(retry=2), a=says(429, 1.0), worldwide=streams())
+    assert isinstance(end, Deliver)
+    assert flight.path == ["a", "global"]
+
+
 def test_the_sdks_own_retries_of_one_call_count_once(build: Build) -> None:
-    world = build("a", "b")
+    world = build("a", "b", fallback=False)
     fly(world, call(retry=0), a=says(503), b=streams())
     fly(world, call(retry=1), a=says(503), b=streams())
     fly(world, call(retry=2), a=says(503), b=streams())
@@ -500,6 +538,24 @@ def test_without_tokens_the_sdk_is_told_that_retrying_cannot_help(build: Build) 
     end, flight = fly(world, STREAM, a=says(503), b=says(502), c=streams())
     assert isinstance(end, Deliver)
     assert (end.final, end.attempt.status, flight.path) == (True, 502, ["a", "b"])
+
+
+@pytest.mark.parametrize("outcome", [says(429), says(429, 1.0), says(503, 1.0)])
+def test_but_not_if_it_is_asked_to_wait(build: Build, outcome: Outcome) -> None:
+    world = build("a", "b", "c", fallback=False)
+    broke(world)
+    end, flight = fly(world, STREAM, a=outcome, b=outcome, c=streams())
+    assert isinstance(end, Deliver)
+    assert (end.final, flight.path) == (False, ["a", "b"])
+
+
+def test_nor_where_it_is_global_that_fails(build: Build) -> None:
+    """What global says goes to the SDK as it is: its retries may get through, as they would without routes."""
+    world = build("a", "b", "c")
+    broke(world)
+    end, flight = fly(world, STREAM, a=says(503), b=says(503), c=streams(), worldwide=says(503))
+    assert isinstance(end, Deliver)
+    assert (end.final, flight.path) == (False, ["a", "b", "global"])
 
 
 def test_a_race_is_no_way_around_the_limits(build: Build) -> None:

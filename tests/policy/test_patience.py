@@ -6,7 +6,7 @@ import pytest
 
 from smartroute.policy.latency import Latency
 from smartroute.policy.messages import Attempt, Call
-from smartroute.policy.patience import LEAST, LEAST_RESCUE, LEAST_WHOLE, OVERDUE, RESCUE, Patience
+from smartroute.policy.patience import LEAST, LEAST_RESCUE, LEAST_WHOLE, OVERDUE, RESCUE, UNKNOWN_RESCUE, Patience
 from tests.policy.driving import PLAIN, STREAM, route
 
 
@@ -51,7 +51,7 @@ def test_only_what_is_overdue_for_long_is_worth_another_attempt() -> None:
         attempt.overdue_after = overdue
         assert Patience().rescue_after(attempt) == max(LEAST_RESCUE, RESCUE * overdue) > overdue
     attempt.overdue_after = inf
-    assert Patience().rescue_after(attempt) == inf
+    assert Patience().rescue_after(attempt) == UNKNOWN_RESCUE
 
 
 def test_whole_answers_are_counted_on_their_own() -> None:

@@ -8,7 +8,7 @@ from smartroute.events import BreakerChanged, Event, ProbeEnded
 from smartroute.policy.exchange import Exchange
 from smartroute.policy.messages import Answered, Attempt, Call, Command, Content, Quiet, Send, Wait, Whole
 from smartroute.policy.outcome import Failure
-from smartroute.policy.patience import LOOK
+from smartroute.policy.patience import LOOK, UNKNOWN_RESCUE
 from smartroute.policy.schedule import Claim
 from smartroute.policy.silence import DEAD_AFTER, PAUSE
 from smartroute.router import Router
@@ -359,11 +359,16 @@ def test_a_whole_answer_is_waited_for(router: Router, clock: Clock) -> None:
     assert status(router, "a").failures == 0
 
 
-def test_of_a_prompt_that_was_never_seen_nothing_is_expected(router: Router, clock: Clock) -> None:
-    """It may be long: the first of a process often are. No timeout tells."""
+def test_of_a_prompt_that_was_never_seen_little_is_expected(router: Router, clock: Clock) -> None:
+    """It may be long: the first of a process often are. Nobody is avoided for it, but after a while a token is paid."""
     waiting = Waiting(router, call(model="new", size=500_000))
     departed = clock()
-    while clock() - departed < 30.0:
+    command: Command = Wait()
+    while isinstance(command, Wait):
         probe(router, "a", fresh=True)
-        assert waiting.look() == Wait()
+        assert clock() - departed < 1.5 * UNKNOWN_RESCUE
+        command = waiting.look()
+    assert isinstance(command, Send)
+    assert clock() - departed > 0.9 * UNKNOWN_RESCUE
+    assert not status(router, "a").suspect
     waiting.answer()

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from smartroute.policy.schedule import Claim
 from smartroute.testing import CloseAfterAnswer, Fault, Gzip, Region, Reset, Silence, Stall, Status
 from tests.transport.kit import (
     ASYNC,
@@ -84,7 +85,7 @@ def test_an_answer_in_hand_frees_its_connection_at_once(caller: Caller, world: W
 def test_streams_given_up_leave_nothing(caller: Caller, world: World, way: str) -> None:
     world.near.set(Stall(3))
     client = measure(caller.client(world.config(), limits=caller.family.Limits(max_connections=1)))
-    timeout = caller.family.Timeout(5, pool=2)
+    timeout = caller.family.Timeout(20, pool=20)
     for _ in range(4):
         response = caller.send(client, "POST", f"{world.globe.url}/chat/completions", json=STREAM, timeout=timeout)
         assert response.headers["x-smartroute-route"] == "near"
@@ -124,7 +125,7 @@ def test_a_stream_collected_in_another_thread_leaves_nothing(
         return in_flight(client) == 0
 
     assert eventually(collected)
-    assert eventually(lambda: world.near.open_connections == 0, 2)
+    assert eventually(lambda: world.near.open_connections == 0)
 
 
 @ASYNC
@@ -152,7 +153,7 @@ def test_a_cancelled_call_leaves_nothing(caller: AsyncCaller, world: World, faul
     world.near.heal()
     hanging_status = client.router.status()[0 if hanging is world.far else 1]
     assert hanging_status.failures == 0  # the caller's going away is nobody's fault
-    timeout = caller.family.Timeout(5, pool=2)
+    timeout = caller.family.Timeout(20, pool=20)
     response = caller.do(client.post, f"{world.globe.url}/chat/completions", json=CHAT, timeout=timeout)
     assert response.status_code == 200
 
@@ -188,12 +189,12 @@ def test_calls_cancelled_at_any_moment_leave_nothing(caller: AsyncCaller, world:
         call.cancel()
     assert eventually(lambda: not caller.tasks())
     assert in_flight(client) == 0
-    timeout = caller.family.Timeout(5, pool=2)
+    timeout = caller.family.Timeout(20, pool=20)
     again = [
         caller.submit(client.post, f"{world.globe.url}/chat/completions", json=STREAM, timeout=timeout)
         for _ in range(40)
     ]
-    assert {call.result(10).status_code for call in again} == {200}
+    assert {call.result(20).status_code for call in again} == {200}
     assert in_flight(client) == 0
 
 
@@ -226,12 +227,12 @@ def test_the_deadline_bounds_the_wait_for_a_connection(caller: Caller, world: Wo
     assert holding.headers["x-smartroute-route"] == "near"
     began = time.monotonic()
     if globe:
-        response = caller.do(client.post, url, json=CHAT, headers=headers, timeout=5)
+        response = caller.do(client.post, url, json=CHAT, headers=headers, timeout=20)
         assert response.headers["x-smartroute-route"] == "global"
     else:
         with pytest.raises(caller.family.TimeoutException):
-            caller.do(client.post, url, json=CHAT, headers=headers, timeout=5)
-    assert 0.2 < time.monotonic() - began < 2
+            caller.do(client.post, url, json=CHAT, headers=headers, timeout=20)
+    assert 0.2 < time.monotonic() - began < 10
     assert client.router.status()[0].state == "closed"  # the pool is the client's own
     caller.close(holding)
 
@@ -278,3 +279,18 @@ def test_one_client_closes_and_its_sister_goes_on(caller: Caller, world: World) 
     assert not other.router.closed
     caller.close(other)
     assert other.router.closed
+
+
+@SYNC
+def test_a_client_that_is_closed_under_a_verification_leaves_no_socket(caller: Caller, world: World) -> None:
+    """A warning that one is left is an error here. Whether the two meet is chance: there are many of them."""
+    for number in range(40):
+        client = caller.smart.Client(world.config())
+        claim = Claim(client.router.config.routes[0], fresh=True, limit=0.5)
+        probe = threading.Thread(target=client.transport._driver.probe, args=(claim,))
+        probe.start()
+        time.sleep(number % 20 * 0.0002)
+        client.close()
+        probe.join()
+    gc.collect()
+    assert eventually(lambda: world.far.open_connections == 0)

@@ -103,7 +103,19 @@ def test_the_global_endpoint_answers_when_no_route_does(
     assert replies[0].attempts == "3"
 
 
-@pytest.mark.parametrize("fault", [Status(404), Status(408), Status(500)], ids=["404", "408", "500"])
+def test_a_model_name_that_is_wrong_for_every_route_does_not_keep_anybody_from_global(
+    caller: Caller, world: World
+) -> None:
+    world.near.set(Status(404))
+    world.far.set(Status(404))
+    client = measure(caller.client(world.config()))
+    sdk = caller.sdk(client, world.globe.url)
+    assert [caller.ask(sdk, stream=stream).route for stream in (True, False)] == ["global"] * 2
+    assert (posts(world.near), posts(world.far)) == (1, 1)  # and no more: they are avoided for this model
+    assert {status.quarantine for status in client.router.status()} == {"model not found"}
+
+
+@pytest.mark.parametrize("fault", [Status(408), Status(500)], ids=["408", "500"])
 def test_what_may_be_the_requests_own_fault_is_tried_once_elsewhere(
     caller: Caller, world: World, fault: Status
 ) -> None:

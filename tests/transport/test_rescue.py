@@ -70,7 +70,7 @@ def test_a_long_wait_on_a_route_that_is_alive_is_waited_out(caller: Caller, worl
     eventually(lambda: False, 0.5)
     assert not reply.done()
     world.near.heal()
-    assert (reply.result(5).route, reply.result().attempts) == ("near", "1")
+    assert (reply.result(20).route, reply.result().attempts) == ("near", "1")
     assert posts(world.far) == 0
     assert state(client, "near") == "closed"
 
@@ -82,9 +82,9 @@ def test_the_first_may_answer_while_the_rescue_waits(caller: Caller, world: Worl
     reply = under_way(caller.ask, caller.sdk(client, world.globe.url), stream=True, timeout=20)
     assert eventually(lambda: posts(world.far) == 1)
     world.near.heal()
-    answered = eventually(reply.done, 2)
+    answered = eventually(reply.done)
     world.far.heal()
-    assert (reply.result(5).route, reply.result().text) == ("near", "near" + TEXT)
+    assert (reply.result(20).route, reply.result().text) == ("near", "near" + TEXT)
     assert answered
     assert eventually(lambda: world.far.open_connections == 0)
 
@@ -105,10 +105,10 @@ def test_a_rescue_that_fails_leaves_the_first(caller: Caller, world: World) -> N
     sdk = caller.sdk(client, world.near.url, "fake-near-key")
     reply = under_way(caller.ask, sdk, stream=True, timeout=20)
     assert eventually(lambda: posts(world.near) == 1)
-    assert eventually(lambda: state(client, "far") == "open")
+    assert eventually(lambda: any(each.failures for each in client.router.status() if each.name == "far"))
     assert not reply.done()
     world.near.heal()
-    assert reply.result(5).route == "near"
+    assert reply.result(20).route == "near"
 
 
 @ASYNC
@@ -132,6 +132,6 @@ def test_a_client_closed_during_a_rescue_leaves_nothing(caller: Caller, world: W
     reply = under_way(caller.ask, caller.sdk(client, world.globe.url), timeout=5)
     assert eventually(lambda: posts(world.far) == 1)
     caller.close(client)
-    assert reply.exception(10) is not None
+    assert reply.exception(20) is not None
     assert eventually(lambda: world.near.open_connections == world.far.open_connections == 0)
     assert posts(world.globe) == 0
