@@ -300,6 +300,14 @@ class Router:
         """Whether that has just happened."""
         return now - self._agreed_at < UNANIMITY
 
+    def diverted(self, attempt: Attempt) -> None:
+        """No connection to an attempt's route was made in the time that it should have taken: is it alive?"""
+        known = self._known.get(attempt.endpoint.name)
+        if known is not None and known.latency.round_trip is not None:
+            with self._lock:
+                known.silence.unconnected()
+                self._selector.changed()
+
     def departed(self, exchange: Exchange, attempt: Attempt) -> None:
         """An attempt is on its way."""
         known = self._known.get(attempt.endpoint.name)
@@ -530,6 +538,9 @@ class Router:
             before = known.breaker.state
             if failure is None and round_trip is not None:
                 known.latency.saw_round_trip(round_trip, now)
+                if known.silence.suspect:
+                    known.silence.connected()
+                    self._selector.changed()
                 known.refresh(now)
             if claim.fresh:
                 known.silence.verified(started, now, alive=not silent)

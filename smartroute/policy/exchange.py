@@ -108,6 +108,10 @@ class Fleet(Protocol):
         """Whether that has just happened."""
         ...
 
+    def diverted(self, attempt: Attempt) -> None:
+        """No connection to an attempt's route was made in the time that it should have taken."""
+        ...
+
     def departed(self, exchange: "Exchange", attempt: Attempt) -> None:
         """An attempt is on its way. Sets when it is to be looked after, and when it is overdue."""
         ...
@@ -251,6 +255,7 @@ class Exchange:
 
     def _diverted(self, event: Diverted, now: float) -> Command:
         self._over(event.attempt, now, how="diverted")
+        self._fleet.diverted(event.attempt)
         self.attempts.remove(event.attempt)  # nothing was sent: it was no attempt
         winner = next(rival for rival in self._rivals if rival.name == event.winner)
         return self._send(winner, "connection_race", now, race=False)

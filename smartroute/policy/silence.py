@@ -32,6 +32,7 @@ class Silence:
     _heard: float = -inf
     _overdue: int = 0
     _latest: float = -inf
+    _unconnected: bool = False
     _first_failed_at: float = -inf
     _dead_from: float = -inf
 
@@ -52,6 +53,7 @@ class Silence:
     def heard(self, departed: float) -> None:
         """A request of this departure was answered."""
         self._heard = max(self._heard, departed)
+        self._unconnected = False
         if self._heard >= self._failed_at:
             self.failures = 0
 
@@ -59,9 +61,17 @@ class Silence:
         """A probe over a kept connection got no answer: it may be the connection, it may be the route."""
         self.wanted = True
 
+    def unconnected(self) -> None:
+        """A connection is long in coming: nobody else is to wait for it, until the route was heard of."""
+        self.wanted = self._unconnected = True
+
+    def connected(self) -> None:
+        """A probe was answered."""
+        self._unconnected = False
+
     def verified(self, started: float, now: float, *, alive: bool) -> None:
         """A verification is over."""
-        self.wanted = False
+        self.wanted = self._unconnected = False
         if alive:
             self.failures, self._answered_at = 0, now
             return
@@ -83,10 +93,10 @@ class Silence:
 
     @property
     def suspect(self) -> bool:
-        """Whether new requests had better avoid the route: nothing sent later than what is overdue was answered."""
-        return self.failures > 0 or (self._overdue > 0 and self._latest > self._heard)
+        """Whether new requests had better avoid the route: it owes a connection or an answer, and gave none since."""
+        return self.failures > 0 or self._unconnected or (self._overdue > 0 and self._latest > self._heard)
 
     def forget(self) -> None:
         """The route was opened, or this is a child process: what is overdue says no more."""
-        self.failures, self.wanted = 0, False
+        self.failures, self.wanted, self._unconnected = 0, False, False
         self._latest = -inf

@@ -163,6 +163,8 @@ class SyncDriver(DriverBase):
             except Superseded as superseded:
                 return superseded.command
             command = trip.feed(event, self.clock())
+            if isinstance(event, Diverted):
+                self._prober.hurry()  # its route may have to be verified
 
     def _look_after(self, trip: Trip, attempt: Attempt) -> None:
         """Nothing has come of an attempt; called while it is read from. What else is sent is sent from here."""

@@ -188,6 +188,7 @@ class PlainFleet:
         self.slow: set[str] = set()
         self.waits: dict[str, float] = {}
         self.refusals: list[str] = []
+        self.diversions: list[str] = []
         self.endings: list[tuple[str, str | None]] = []
 
     def begin(self, call: Call, *, deadline: float | None = None, at_once: bool = False) -> Exchange:
@@ -234,6 +235,9 @@ class PlainFleet:
 
     def hedge(self, now: float) -> bool:
         return self.hedges.take(now)
+
+    def diverted(self, attempt: Attempt) -> None:
+        self.diversions.append(attempt.endpoint.name)
 
     def agreed(self, now: float) -> None:
         self.agreed_at = now

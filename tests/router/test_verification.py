@@ -6,7 +6,7 @@ import pytest
 
 from smartroute.events import BreakerChanged, Event, ProbeEnded
 from smartroute.policy.exchange import Exchange
-from smartroute.policy.messages import Answered, Attempt, Call, Command, Content, Quiet, Send, Wait, Whole
+from smartroute.policy.messages import Answered, Attempt, Call, Command, Content, Diverted, Quiet, Send, Wait, Whole
 from smartroute.policy.outcome import Failure
 from smartroute.policy.patience import LOOK, UNKNOWN_RESCUE
 from smartroute.policy.schedule import Claim
@@ -166,6 +166,33 @@ def test_an_ordinary_probe_without_an_answer_wants_one(router: Router) -> None:
     probe(router, "a", failure=Failure.READ_TIMEOUT)
     assert status(router, "a").state == "closed"
     assert [claim.route.name for claim in verifications(router, Prober())] == ["a"]
+
+
+def test_a_connection_that_is_long_in_coming_wants_one(router: Router, clock: Clock) -> None:
+    exchange = begin(router)
+    command = exchange.start(clock())
+    assert isinstance(command, Send)
+    rival = command.rivals()[0]
+    exchange.feed(Diverted(command.attempt, rival.name), clock())
+    assert names(router)[0] == rival.name  # nobody else waits for that connection
+    assert [claim.route.name for claim in verifications(router, Prober())] == ["a"]
+    fails(router, "a")
+    assert names(router)[0] == rival.name
+    probe(router, "a", fresh=True)
+    assert names(router)[0] == "a"
+    exchange.cancel(clock())
+    router.finish(exchange, "cancelled")
+
+
+def test_not_where_nothing_is_known_of_the_way(make: Make, clock: Clock) -> None:
+    router = make("a", "b", warm=False)
+    exchange = begin(router)
+    command = exchange.start(clock())
+    assert isinstance(command, Send)
+    exchange.feed(Diverted(command.attempt, command.rivals()[0].name), clock())
+    assert verifications(router, Prober()) == []
+    exchange.cancel(clock())
+    router.finish(exchange, "cancelled")
 
 
 # --- alive ---------------------------------------------------------------------------------------------
