@@ -265,6 +265,11 @@ class Router:
         known = self._known.get(route.name)
         return known.latency.patience if known else 0.5
 
+    def handshake(self, route: Route) -> float:
+        """How long to wait for a TLS handshake before going elsewhere, in seconds."""
+        known = self._known.get(route.name)
+        return known.latency.handshake if known else inf
+
     def keys(self, call: Call, route: Route) -> tuple[int, int]:
         """How many keys there are to try, and which first: the caller's own where it addressed the route."""
         if route.name in (call.addressed, GLOBAL):

@@ -84,6 +84,10 @@ class Fleet(Protocol):
         """How long to wait for the route's connection before racing another, in seconds."""
         ...
 
+    def handshake(self, route: Route) -> float:
+        """How long to wait for a TLS handshake before going elsewhere, in seconds."""
+        ...
+
     def keys(self, call: Call, route: Route) -> tuple[int, int]:
         """How many keys there are to try on the route for this call, and which to begin with."""
         ...
@@ -502,7 +506,8 @@ class Exchange:
         beside = any(other.ended is None for other in self.attempts)
         self.attempts.append(attempt)
         self._fleet.departed(self, attempt)
-        return Send(attempt, rivals, 0.0 if self._at_once else self._fleet.patience(route), beside)
+        patience = 0.0 if self._at_once else self._fleet.patience(route)
+        return Send(attempt, rivals, patience, self._fleet.handshake(route), beside)
 
     def _ranking(self, now: float) -> Sequence[Candidate]:
         """Who may be asked, best first; asked for only when the first choice was not enough."""

@@ -42,6 +42,8 @@ BASELINE_MEMORY = 3600.0
 """Seconds after which an old service time has lost 63 % of its weight: slow, so that a route's drift stays its own."""
 MOST_BUCKETS = 256
 """Bounds the memory for model names that callers make up."""
+LEAST_HANDSHAKE = 1.0
+"""Seconds that a TLS handshake is given at least: a busy server takes its time."""
 P99 = 2.326
 """Standard deviations up to the 99th percentile of a normal distribution."""
 
@@ -257,8 +259,13 @@ class Latency:
     def verification_limit(self) -> float:
         """How long a TCP and a TLS handshake and a GET may take, in seconds: three round trips, and as much again."""
         if self.round_trip is None:
-            return 2.0
+            return 1.5
         return max(0.5, 2 * (3 * self.round_trip + 4 * self.deviation))
+
+    @property
+    def handshake(self) -> float:
+        """How long a TLS handshake may take before a request goes elsewhere, in seconds: mostly the server's work."""
+        return max(LEAST_HANDSHAKE, self.verification_limit)
 
     def _set(self, mean: float, variance: float) -> None:
         self._mean, self._variance = mean, variance

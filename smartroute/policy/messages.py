@@ -250,12 +250,14 @@ class Send:
     Attributes:
         rivals: gives the endpoints to which the driver may open a connection as well, each `patience`
             seconds after the one before; the first connection that is ready gets the request (`Diverted`).
+        handshake: seconds that TLS may take before the request goes to the first of the rivals (`Diverted`).
         beside: whether what is in flight already stays in flight: the first content wins.
     """
 
     attempt: Attempt
     rivals: Callable[[], tuple[Route, ...]]
     patience: float
+    handshake: float
     beside: bool = False
 
 

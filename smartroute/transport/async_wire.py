@@ -18,6 +18,7 @@ import httpcore2
 
 from smartroute.policy.patience import LATE
 from smartroute.transport.connect import (
+    LONGEST_DIAL,
     ConnectionDied,
     Diverted,
     Limit,
@@ -26,6 +27,7 @@ from smartroute.transport.connect import (
     Spares,
     allowance,
     deadline,
+    handshake_limit,
     is_dead,
     is_readable,
     listening,
@@ -193,7 +195,7 @@ class AsyncStream(httpcore2.AsyncNetworkStream, asyncio.Protocol):
                     if watch.attempt.reused and is_dead(self._transport.get_extra_info("socket")):
                         raise ConnectionDied
                     await watch.quiet()
-        watch.heard()
+        watch.heard(self._buffered)
         watch.attempt.late |= self._pulse.is_late
 
     async def _listen(self, timeout: Limit, hush: Callable[[float], None]) -> None:
@@ -228,13 +230,17 @@ class AsyncStream(httpcore2.AsyncNetworkStream, asyncio.Protocol):
         server_hostname: str | None = None,
         timeout: float | None = None,
     ) -> httpcore2.AsyncNetworkStream:
+        winner = None
         try:
-            async with asyncio.timeout(allowance(timeout)):
+            seconds, winner = handshake_limit(timeout)
+            async with asyncio.timeout(seconds):
                 transport = await self._loop.start_tls(
                     self._transport, self, ssl_context, server_hostname=server_hostname
                 )
         except TimeoutError as error:
             self._transport.abort()
+            if winner is not None:
+                raise Diverted(winner) from error
             raise httpcore2.ConnectTimeout("the TLS handshake took too long") from error
         except OSError as error:
             self._transport.abort()
@@ -310,9 +316,10 @@ class AsyncWire(httpcore2.AsyncNetworkBackend):
             started = self._clock()
             watch = timeout.watch if type(timeout) is Limit else None
             try:
-                async with asyncio.timeout(allowance(timeout)):
+                seconds = allowance(timeout)
+                async with asyncio.timeout(seconds):
                     if watch is not None and (rivals := watch.rivals()):
-                        sock = await self._race(dial, (host, port), rivals, watch.patience)
+                        sock = await self._race(dial, (host, port), seconds, rivals, watch.patience)
                     else:
                         sock = await dial(host, port)
             except TimeoutError as error:
@@ -343,7 +350,7 @@ class AsyncWire(httpcore2.AsyncNetworkBackend):
         await asyncio.gather(*self._dialling, return_exceptions=True)
 
     async def _race(
-        self, dial: Dial, address: tuple[str, int], rivals: Sequence[Rival], patience: float
+        self, dial: Dial, address: tuple[str, int], seconds: float | None, rivals: Sequence[Rival], patience: float
     ) -> socket.socket:
         """Connect, or find that a rival is ready sooner. What is ready too late becomes a spare."""
         addresses: dict[Rival | None, tuple[str, int]] = {None: address} | {r: (r.host, r.port) for r in rivals}
@@ -351,7 +358,7 @@ class AsyncWire(httpcore2.AsyncNetworkBackend):
         taken: asyncio.Task[socket.socket] | None = None
 
         def start(rival: Rival | None) -> None:
-            task = asyncio.create_task(dial(*addresses[rival]), name="smartroute-connect")
+            task = asyncio.create_task(_limited(dial(*addresses[rival]), seconds), name="smartroute-connect")
             tasks[task] = rival
             self._dialling.add(task)
             task.add_done_callback(self._dialling.discard)
@@ -390,6 +397,12 @@ class AsyncWire(httpcore2.AsyncNetworkBackend):
             task.add_done_callback(lambda task: self._save(address, task))
         elif not task.cancelled() and task.exception() is None:
             self.spares.put(address, task.result())
+
+
+async def _limited(dialling: Coroutine[Any, Any, socket.socket], seconds: float | None) -> socket.socket:
+    """Connect in a time that does not depend on whether anybody still waits."""
+    async with asyncio.timeout(LONGEST_DIAL if seconds is None else seconds):
+        return await dialling
 
 
 async def _dial(

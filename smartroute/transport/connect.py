@@ -22,6 +22,7 @@ from smartroute.policy.outcome import Failure
 from smartroute.policy.patience import LATE, LOOK
 
 __all__ = [
+    "LONGEST_DIAL",
     "ConnectionDied",
     "Diverted",
     "Limit",
@@ -36,6 +37,7 @@ __all__ = [
     "allowance",
     "deadline",
     "failure_of",
+    "handshake_limit",
     "is_dead",
     "is_readable",
     "is_refused_stream",
@@ -61,6 +63,10 @@ four such questions went unanswered."""
 MOST_RETRANSMISSIONS = 2
 """Times in a row that the kernel sends a request's bytes again in vain before their connection is taken for dead."""
 REFUSED_STREAM = 7
+MOST_BEFORE_HEAD = 256 * 1024
+"""Bytes that may come before the head of a response is whole: httpcore takes 100 kB of it."""
+LONGEST_DIAL = 30.0
+"""Seconds for which a connection is tried that nobody waits for any more, where the caller set no limit."""
 SPARE_TIME = 20.0
 """Seconds for which a connection is kept that was opened and not used."""
 
@@ -89,12 +95,13 @@ class Watch:
 
     Attributes:
         rivals: who else may be connected to; asked only when a new connection is needed.
-        patience: seconds before the first rival, and between rivals.
+        patience: seconds before the first rival, and between rivals; `handshake`: for TLS, before the first of them.
         until: when reading must have succeeded, in the clock's seconds; None: no limit of ours.
         quiet: what to do when nothing has come by the attempt's `check_at`; it may raise `Superseded`.
         hush: what to do when nothing more has come of an answer since some moment; it may raise `RegionDied`.
         earlier: attempts beside which this one is made. Nobody reads from them meanwhile; `glanced`: when somebody last
             glanced at what they say.
+        before_head: bytes that came before the response's head was whole.
         ahead: what has come since nobody reads, in raw bytes; `begins`: whether that is the beginning of an answer.
     """
 
@@ -102,6 +109,7 @@ class Watch:
     clock: Callable[[], float]
     rivals: Callable[[], Sequence[Rival]] = tuple
     patience: float = 0.0
+    handshake: float = inf
     until: float | None = None
     quiet: Callable[[], Any] | None = None
     hush: Callable[[float], None] | None = None
@@ -109,6 +117,7 @@ class Watch:
     ahead: Callable[[], bytes] = bytes
     begins: Callable[[bytes], bool] = bool
     glanced: float = -inf
+    before_head: int = 0
 
     @property
     def looked_after(self) -> bool:
@@ -137,11 +146,19 @@ class Watch:
             ends = min(ends, now + GLANCE)
         return None if ends == inf else max(ends - now, 0.001)
 
-    def heard(self) -> None:
-        """Something has come. If it was noticed too late, so were others: their times mean nothing."""
+    def heard(self, size: int) -> None:
+        """So many bytes have come. If they were noticed too late, so were others: their times mean nothing.
+
+        Raises:
+            RemoteProtocolError: they are still no response: informational ones (RFC 9110, 15.2) may come without end.
+        """
         check_at = self.attempt.check_at
         if check_at is not None and self.clock() > check_at + LATE:
             self.attempt.late = True
+        if self.attempt.first_byte is None:
+            self.before_head += size
+            if self.before_head > MOST_BEFORE_HEAD:
+                raise httpcore2.RemoteProtocolError("informational responses without end")
 
     def hasten(self, seconds: float) -> None:
         """From now on reading may take so long at the most."""
@@ -223,6 +240,19 @@ def allowance(timeout: float | None) -> float | None:
             raise TimeoutError("the deadline of the request has passed")
         seconds = min(seconds, left)
     return None if seconds == inf else seconds
+
+
+def handshake_limit(timeout: float | None) -> tuple[float | None, str | None]:
+    """How many seconds a TLS handshake may take (None: any number), and to whom the request goes if it takes longer.
+
+    Raises:
+        TimeoutError: the attempt's own time is up.
+    """
+    seconds = allowance(timeout)
+    if type(timeout) is Limit and (seconds is None or timeout.watch.handshake < seconds):
+        for rival in timeout.watch.rivals():
+            return timeout.watch.handshake, rival.name
+    return seconds, None
 
 
 def deadline(timeout: Limit) -> float:

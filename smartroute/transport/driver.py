@@ -188,7 +188,7 @@ class DriverBase:
             limits["pool"] = min(command.patience, limits.get("pool") or command.patience)
         if not proxied:
             watch.rivals = partial(self._rivals, command, pools)
-            watch.patience = command.patience
+            watch.patience, watch.handshake = command.patience, command.handshake
         extensions = intake.request.extensions | {"timeout": limits}
         if attempt.endpoint.kind is not Kind.GLOBAL:
             extensions.pop("sni_hostname", None)  # the caller's host's

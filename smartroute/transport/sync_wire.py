@@ -13,6 +13,7 @@ from weakref import WeakSet
 import httpcore2
 
 from smartroute.transport.connect import (
+    LONGEST_DIAL,
     ConnectionDied,
     Diverted,
     Limit,
@@ -21,6 +22,7 @@ from smartroute.transport.connect import (
     Spares,
     allowance,
     deadline,
+    handshake_limit,
     is_dead,
     is_readable,
     listening,
@@ -74,7 +76,7 @@ class SyncStream(httpcore2.NetworkStream):
                 if watch.clock() >= ends:
                     raise
             else:
-                watch.heard()
+                watch.heard(len(data))
                 return data
             if watch.look_due and watch.quiet is not None:
                 if watch.attempt.reused and is_dead(self._sock):
@@ -126,11 +128,15 @@ class SyncStream(httpcore2.NetworkStream):
         server_hostname: str | None = None,
         timeout: float | None = None,
     ) -> httpcore2.NetworkStream:
+        winner = None
         try:
-            self._sock.settimeout(allowance(timeout))
+            seconds, winner = handshake_limit(timeout)
+            self._sock.settimeout(seconds)
             self._sock = ssl_context.wrap_socket(self._sock, server_hostname=server_hostname)
         except TimeoutError as error:
             self.close()
+            if winner is not None:
+                raise Diverted(winner) from error
             raise httpcore2.ConnectTimeout(str(error)) from error
         except OSError as error:
             self.close()
@@ -192,12 +198,13 @@ class SyncWire(httpcore2.NetworkBackend):
             try:
                 seconds = allowance(timeout)
                 source = None if local_address is None else (local_address, 0)
-                dial = partial(_dial, seconds=seconds, source=source, options=tuple(socket_options or ()))
+                dial = partial(_dial, source=source, options=tuple(socket_options or ()))
                 watch = timeout.watch if type(timeout) is Limit else None
                 if watch is not None and (rivals := watch.rivals()):
-                    sock = self._race(dial, (host, port), seconds, rivals, watch.patience)
+                    limited = partial(dial, seconds=LONGEST_DIAL if seconds is None else seconds)
+                    sock = self._race(limited, (host, port), seconds, rivals, watch.patience)
                 else:
-                    sock = dial(host, port)
+                    sock = dial(host, port, seconds=seconds)
             except TimeoutError as error:
                 raise httpcore2.ConnectTimeout(str(error)) from error
             except OSError as error:
@@ -234,9 +241,9 @@ class SyncWire(httpcore2.NetworkBackend):
         Each connection is made by a thread of its own: nothing else ends a wait for the resolver. It
         is paid once per connection, not per request. What is ready too late becomes a spare.
         """
-        race = _Race(dial, self.spares)
         waiting = list(rivals)
         until = None if seconds is None else self._clock() + seconds
+        race = _Race(dial, self.spares)
         race.start(None, address)
         try:
             while True:

@@ -224,6 +224,9 @@ class PlainFleet:
     def patience(self, route: Route) -> float:
         return 0.2
 
+    def handshake(self, route: Route) -> float:
+        return 1.0
+
     def keys(self, call: Call, route: Route) -> tuple[int, int]:
         return 1 if route.kind is Kind.GLOBAL else len(route.keys), 0
 

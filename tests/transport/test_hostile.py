@@ -2,17 +2,34 @@
 
 import gc
 import json
+import socket
 import threading
 import time
+from contextlib import suppress
 
 import httpx
 import httpx2
 import openai
 import pytest
 
+from smartroute import Config, Route
 from smartroute.testing import ExtraHeaders, Silence, Stall, Status
-from tests.transport.kit import ASYNC, CHAT, STREAM, SYNC, AsyncCaller, Caller, World, eventually, measure, posts
+from tests.transport.kit import (
+    ASYNC,
+    CALLERS,
+    CHAT,
+    STREAM,
+    SYNC,
+    AsyncCaller,
+    Caller,
+    World,
+    eventually,
+    measure,
+    posts,
+)
 from tests.transport.test_connections import in_flight
+
+HOST = "127.0.0.1"
 
 
 @SYNC
@@ -54,7 +71,7 @@ def test_closing_a_client_under_its_requests_sends_none_of_them_again(caller: Ca
     router = client.router
     client.close()
     for each in callers:
-        each.join(5)
+        each.join(20)
         assert not each.is_alive()
     assert len(errors) == 8
     assert (posts(world.far), posts(world.globe)) == (0, 0)
@@ -134,7 +151,7 @@ def test_a_request_that_misses_every_base_url_is_said_once(
 
 def test_a_deadline_that_a_silent_route_uses_up_counts_against_it(caller: Caller, world: World) -> None:
     world.near.set(Silence(only="post"))
-    client = measure(caller.client(world.config(deadline=0.4)))
+    client = measure(caller.client(world.config(deadline=0.6)))
     sdk = caller.sdk(client, world.globe.url)
     assert [caller.ask(sdk).route for _ in range(4)] == ["global", "global", "global", "far"]
     world.far.set(Silence(only="post"))
@@ -149,3 +166,21 @@ def test_a_path_that_no_route_serves_is_no_reason_for_a_warning(
     client = caller.client(world.config(paths=("/completions",)))
     caller.do(client.post, f"{world.globe.url}/chat/completions", json=CHAT)
     assert [record for record in caplog.records if record.name == "smartroute"] == []
+
+
+@pytest.mark.parametrize("caller", [name for name in CALLERS if "aiohttp" not in name], indirect=True)
+def test_informational_responses_without_end_are_no_answer(caller: Caller, world: World) -> None:
+    """Each of them is read at once: no read timeout would ever end it."""
+    with socket.create_server((HOST, 0)) as listener:
+
+        def serve() -> None:
+            with suppress(OSError), listener.accept()[0] as sock:
+                sock.recv(65536)
+                while True:
+                    sock.sendall(b"HTTP/1.1 100 Continue\r\n\r\n" * 100)
+
+        threading.Thread(target=serve, daemon=True).start()
+        hostile = Route(f"http://{HOST}:{listener.getsockname()[1]}/v1", name="near", api_key="fake-near-key")
+        config = Config([hostile, world.route(world.far)], global_url=world.globe.url, probe_interval=0)
+        client = measure(caller.client(config))
+        assert caller.ask(caller.sdk(client, world.globe.url), timeout=10).route == "far"

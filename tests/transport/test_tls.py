@@ -1,6 +1,8 @@
 """TLS: what is certified is used, what is not is a failing route; never a key for whoever has no certificate."""
 
 import ssl
+import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
@@ -9,10 +11,12 @@ from typing import Any
 import pytest
 import trustme
 
-from smartroute.testing import Region
-from tests.transport.kit import CHAT, TEXT, Caller, World, measure
+from smartroute import Config
+from smartroute.testing import Region, Silence
+from tests.transport.kit import CHAT, TEXT, Caller, World, eventually, measure, posts
 
 HOST = "127.0.0.1"
+NEAR_KEY = {"authorization": "Bearer fake-near-key"}
 
 
 @pytest.fixture(scope="module")
@@ -111,3 +115,35 @@ def test_verification_can_be_turned_off_as_with_the_plain_client(
         client = caller.client(world.config(near), verify=False)
         assert caller.ask(caller.sdk(client, world.globe.url)).route == "near"
         caller.close(client)
+
+
+def test_a_handshake_that_hangs_costs_a_second_and_the_next_calls_nothing(
+    caller: Caller, world: World, authority: trustme.CA, trust: ssl.SSLContext
+) -> None:
+    with secured(authority.issue_cert(HOST)) as near:
+        near.set(Silence(at="accept"))
+        client = measure(caller.client(world.config(near, world.far), verify=trust))
+        sdk = caller.sdk(client, world.globe.url)
+        began = time.monotonic()
+        assert (caller.ask(sdk, stream=True).route, posts(near)) == ("far", 0)
+        assert time.monotonic() - began < 4  # not the caller's connect timeout of five
+        tried = near.connections
+        assert [caller.ask(sdk, stream=True).route for _ in range(3)] == ["far"] * 3
+        assert near.connections <= tried + 2  # by verifications
+        assert [each.in_flight for each in client.router.status()] == [0, 0]
+        near.heal()  # until then it does not see that nobody is there any more
+        assert eventually(lambda: near.open_connections == 0)
+
+
+def test_where_nobody_else_is_left_a_handshake_may_take_its_time(
+    caller: Caller, world: World, authority: trustme.CA, trust: ssl.SSLContext
+) -> None:
+    with secured(authority.issue_cert(HOST)) as near:
+        near.set(Silence(at="accept", times=1))
+        config = Config([world.route(near)], global_url=None, probe_interval=0)
+        client = measure(caller.client(config, verify=trust))
+        healing = threading.Timer(1.5, near.heal)
+        healing.start()
+        response = caller.do(client.post, f"{near.url}/chat/completions", json=CHAT, headers=NEAR_KEY)
+        assert response.status_code == 200
+        healing.join()
