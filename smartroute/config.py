@@ -72,7 +72,7 @@ class Config:
         deadline: seconds for a whole exchange, up to commit, 0.1 to 86400; None: the caller's timeouts.
         hedge: whether a second route is asked where the first one is slow for its own measure.
         affinity: whether the requests of one conversation stay on one route.
-        backend: what `AsyncClient` sends with: `httpcore`.
+        backend: what `AsyncClient` sends routed requests with: `httpcore`, or `aiohttp` (the extra of that name).
         log: the level to give the `smartroute` logger: `debug`, `info` or `warning`; None: untouched.
         disabled: pass everything through. Nothing else is validated or kept then.
 

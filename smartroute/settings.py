@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
+from importlib.util import find_spec
 from typing import cast
 
 from smartroute.fireworks import GLOBAL_HOST, GLOBAL_KEY_VARIABLE, GLOBAL_URL
@@ -124,10 +125,10 @@ def read_switch(value: object) -> bool:
 
 def _backend(value: object) -> str:
     backend = _text(value).lower()
-    if backend == "aiohttp":
-        raise refusal("the backend aiohttp is not available in this version", "use httpcore")
-    if backend != "httpcore":
-        raise refusal("there is no such backend", "use httpcore")
+    if backend not in ("aiohttp", "httpcore"):
+        raise refusal("there is no such backend", "use httpcore or aiohttp")
+    if backend == "aiohttp" and find_spec("aiohttp") is None:
+        raise refusal("aiohttp is not installed", "run pip install 'aiohttp>=3.10,<4', or use httpcore")
     return backend
 
 
@@ -201,7 +202,9 @@ SETTINGS = (
         read_switch,
     ),
     Setting("affinity", "keep a conversation on one route: `on`, `off`", "on", read_switch),
-    Setting("backend", "what `AsyncClient` sends with; `aiohttp` is not available yet", "httpcore", _backend),
+    Setting(
+        "backend", "what routed async requests are sent with: `httpcore`; `aiohttp`, an extra", "httpcore", _backend
+    ),
     Setting("config", "a TOML file with these settings and a `[[route]]` table per route; environment only"),
     Setting("log", "level of the `smartroute` logger: `debug`, `info`, `warning`; none: untouched", "", _log),
     Setting("disabled", "`1`: pass everything through, validate nothing", "0"),

@@ -32,9 +32,8 @@ from smartroute.policy.messages import (
     Wait,
 )
 from smartroute.probe import AsyncProber
-from smartroute.transport import connect
 from smartroute.transport.async_wire import AsyncWire
-from smartroute.transport.connect import Overtaken, Superseded, Unwinding, failure_of
+from smartroute.transport.connect import failure_of
 from smartroute.transport.driver import (
     DRAIN_BYTES,
     DRAIN_LIMIT,
@@ -45,8 +44,9 @@ from smartroute.transport.driver import (
     Trip,
     describe,
 )
-from smartroute.transport.pools import Pools, TransportOptions
+from smartroute.transport.pools import AsyncPool, Pools, TransportOptions, async_pool
 from smartroute.transport.stream import holder
+from smartroute.transport.watch import Overtaken, RaceLost, Superseded, Unwinding
 
 if TYPE_CHECKING:
     import httpx2
@@ -65,6 +65,7 @@ class AsyncDriver(DriverBase):
 
     def __init__(self, family: Family, router: Router, options: TransportOptions) -> None:
         super().__init__(family, router, options)
+        self.pool_of_route = async_pool(router.config.backend, options)
         self._homes: WeakKeyDictionary[asyncio.AbstractEventLoop, Home] = WeakKeyDictionary()
         self._inherited: list[object] = []
         self._closing: set[asyncio.Task[None]] = set()
@@ -93,7 +94,7 @@ class AsyncDriver(DriverBase):
         trip = Trip(exchange, intake, {})
         try:
             command = await self._obey(exchange.start(self.clock()), trip, home)
-            return await self._deliver(trip, command)
+            return await self._deliver(trip, command, home)
         except BaseException as error:
             exchange.cancel(self.clock())
             self.router.finish(exchange, "failed" if isinstance(error, Exception) else "cancelled")
@@ -115,7 +116,7 @@ class AsyncDriver(DriverBase):
                 home.pools.wire.spares.close()
         self._homes.clear()
 
-    async def probe(self, claim: Claim, pools: Pools[httpcore2.AsyncConnectionPool]) -> None:
+    async def probe(self, claim: Claim, pools: Pools[AsyncPool]) -> None:
         """Measure a route by a small GET, trying its keys in turn: over a kept connection, or over a fresh one."""
         pools.wire.spares.sweep()
         if not claim.fresh:
@@ -129,7 +130,7 @@ class AsyncDriver(DriverBase):
             await wire.aclose()
             await pool.aclose()
 
-    async def _probe(self, claim: Claim, pool: httpcore2.AsyncConnectionPool, proxied: bool) -> None:  # noqa: FBT001
+    async def _probe(self, claim: Claim, pool: AsyncPool, proxied: bool) -> None:  # noqa: FBT001
         for key in (keys := self.router.key_order(claim.route)):
             watch = self._probe_watch(claim, key)
             request = self.rewriter.probe(claim.route, key, self._probe_extensions(watch, claim, proxied=proxied))
@@ -197,6 +198,8 @@ class AsyncDriver(DriverBase):
             except Superseded as superseded:
                 return superseded.command
             command = trip.feed(event, self.clock())
+            if isinstance(event, Diverted):
+                home.prober.hurry()  # its route may have to be verified
 
     async def _look_after(self, trip: Trip, attempt: Attempt, home: Home) -> None:
         """Nothing has come of an attempt; called while it is read from. What else is sent is sent from here."""
@@ -219,15 +222,15 @@ class AsyncDriver(DriverBase):
     async def _send(
         self,
         flight: Flight,
-        pool: httpcore2.AsyncConnectionPool,
+        pool: AsyncPool,
         request: httpcore2.Request,
         exchange: Exchange,
         asked: httpx2.Request,
     ) -> Event:
         try:
             response = await pool.handle_async_request(request)
-        except connect.Diverted as diverted:
-            return Diverted(flight.watch.attempt, diverted.winner)
+        except RaceLost as lost:
+            return Diverted(flight.watch.attempt, lost.winner)
         except Unwinding:
             raise
         except Exception as error:
@@ -264,7 +267,7 @@ class AsyncDriver(DriverBase):
             await _discard(flight)
         return verdict
 
-    async def _deliver(self, trip: Trip, command: Deliver | Raise | Wait) -> httpx2.Response:
+    async def _deliver(self, trip: Trip, command: Deliver | Raise | Wait, home: Home) -> httpx2.Response:
         exchange, request = trip.exchange, trip.intake.request
         match command:
             case Raise():
@@ -274,7 +277,7 @@ class AsyncDriver(DriverBase):
             case Deliver():
                 pass
         flight = trip.flights.pop(command.attempt.number)
-        flight.watch.until = flight.watch.quiet = None
+        self._commit(flight, home.prober)
         for other in trip.flights.values():
             await _discard(other)
         if flight.whole:
@@ -284,9 +287,7 @@ class AsyncDriver(DriverBase):
         body = self._body(self, exchange, flight, request)
         return self._response(flight, exchange, body, final=command.final)
 
-    async def _pass_through(
-        self, request: httpx2.Request, pools: Pools[httpcore2.AsyncConnectionPool]
-    ) -> httpx2.Response:
+    async def _pass_through(self, request: httpx2.Request, pools: Pools[AsyncPool]) -> httpx2.Response:
         """The request exactly as the SDK made it, over the caller's own limits."""
         try:
             response = await pools.plain(request.url).handle_async_request(self.rewriter.passed(request))
@@ -304,7 +305,9 @@ class Home:
     def __init__(self, driver: AsyncDriver, loop: asyncio.AbstractEventLoop) -> None:
         self._driver = driver
         self._loop = loop
-        self.pools = Pools(driver.pool_options, httpcore2.AsyncConnectionPool, AsyncWire(driver.clock))
+        self.pools = Pools[AsyncPool](
+            driver.pool_options, httpcore2.AsyncConnectionPool, AsyncWire(driver.clock), driver.pool_of_route
+        )
         self.prober = AsyncProber(driver.router, self.probe, loop)
         self._lifeline = self._live()
 

@@ -17,22 +17,17 @@ import aiohappyeyeballs
 import httpcore2
 
 from smartroute.policy.patience import LATE
-from smartroute.transport.connect import (
-    LONGEST_DIAL,
+from smartroute.transport.connect import LONGEST_DIAL, Retirement, Spares, is_dead, is_readable, prepare
+from smartroute.transport.watch import (
     ConnectionDied,
-    Diverted,
     Limit,
-    Retirement,
+    RaceLost,
     Rival,
-    Spares,
     allowance,
     deadline,
     handshake_limit,
-    is_dead,
-    is_readable,
     listening,
     note_write,
-    prepare,
 )
 
 __all__ = ["AsyncWire"]
@@ -240,7 +235,7 @@ class AsyncStream(httpcore2.AsyncNetworkStream, asyncio.Protocol):
         except TimeoutError as error:
             self._transport.abort()
             if winner is not None:
-                raise Diverted(winner) from error
+                raise RaceLost(winner) from error
             raise httpcore2.ConnectTimeout("the TLS handshake took too long") from error
         except OSError as error:
             self._transport.abort()
@@ -380,11 +375,11 @@ class AsyncWire(httpcore2.AsyncNetworkBackend):
                         taken = task
                         return task.result()
                     if task.exception() is None:
-                        raise Diverted(rival.name)
+                        raise RaceLost(rival.name)
                 if not done and waiting:
                     rival = waiting.pop(0)
                     if rival.idle():
-                        raise Diverted(rival.name)
+                        raise RaceLost(rival.name)
                     start(rival)
         finally:
             for task, rival in tasks.items():

@@ -26,10 +26,11 @@ from smartroute.policy.messages import Answered, Attempt, Command, Event, Failed
 from smartroute.policy.outcome import Failure, retry_after
 from smartroute.policy.patience import LATE
 from smartroute.route import Kind, Route
-from smartroute.transport.connect import RegionDied, Rival, Watch, failure_of, is_refused_stream, timeouts
+from smartroute.transport.connect import failure_of, is_refused_stream
 from smartroute.transport.pools import PoolOptions, Pools, TransportOptions
 from smartroute.transport.rewrite import OWN_PREFIX, Intake, Rewriter
 from smartroute.transport.stream import Tail, begins
+from smartroute.transport.watch import RegionDied, Rival, Watch, timeouts
 
 if TYPE_CHECKING:
     import httpx2

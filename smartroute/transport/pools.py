@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import ssl
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Generic, TypedDict, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypedDict, TypeVar, cast
 from urllib.parse import urlsplit
 from weakref import WeakSet
 
 import httpcore2
 
+from smartroute.errors import ConfigError, Problem
 from smartroute.route import Route
 
 if TYPE_CHECKING:
@@ -20,13 +21,37 @@ if TYPE_CHECKING:
 
     from smartroute.transport.family import Family
 
-__all__ = ["PoolOptions", "Pools", "TransportOptions", "split_options"]
+__all__ = ["AsyncPool", "PoolOptions", "Pools", "TransportOptions", "async_pool", "split_options"]
 
 ROUTE_KEEPALIVE = 55.0
 """Seconds for which an idle connection to a route is kept (the libraries' default of 5 s would cost a
 quiet process a TCP and TLS handshake per request). Probes come more often than that."""
 
-Pool = TypeVar("Pool", httpcore2.ConnectionPool, httpcore2.AsyncConnectionPool)
+
+class _Connection(Protocol):
+    def is_idle(self) -> bool: ...
+
+    def has_expired(self) -> bool: ...
+
+
+class AsyncPool(Protocol):
+    """What an async driver needs of a pool: httpcore's, or aiohttp's."""
+
+    @property
+    def connections(self) -> Sequence[_Connection]:
+        """Those that are open."""
+        ...
+
+    async def handle_async_request(self, request: httpcore2.Request) -> httpcore2.Response:
+        """Send a request and read the head of its response."""
+        ...
+
+    async def aclose(self) -> None:
+        """Close all connections."""
+        ...
+
+
+Pool = TypeVar("Pool", httpcore2.ConnectionPool, AsyncPool)
 
 
 class TransportOptions(TypedDict, total=False):
@@ -82,7 +107,13 @@ class PoolOptions:
         return self.proxy_for(self.family.URL(url)) if self._proxies else None
 
     def make(
-        self, pool: type[Pool], wire: Any, proxy: httpx2.Proxy | None, *, tls: bool, keepalive: float | None = None
+        self,
+        pool: Callable[..., Pool],
+        wire: Any,
+        proxy: httpx2.Proxy | None,
+        *,
+        tls: bool,
+        keepalive: float | None = None,
     ) -> Pool:
         """A pool. Through a proxy it uses httpcore's own backend: there is nothing to race."""
         limits = self.given.get("limits")
@@ -111,11 +142,23 @@ def _core_proxy(proxy: httpx2.Proxy) -> httpcore2.Proxy:
 
 
 class Pools(Generic[Pool]):
-    """The pools of one client (for async ones: in one event loop), made as they are needed."""
+    """The pools of one client (for async ones: in one event loop), made as they are needed.
 
-    def __init__(self, options: PoolOptions, make: type[Pool], wire: Any) -> None:
+    Args:
+        make: what makes them: httpcore's class.
+        direct: what makes those of routes that no proxy stands before, if that is something else.
+    """
+
+    def __init__(
+        self,
+        options: PoolOptions,
+        make: Callable[..., Pool],
+        wire: Any,
+        direct: Callable[..., Pool] | None = None,
+    ) -> None:
         self._options = options
-        self._make: type[Pool] = make
+        self._make: Callable[..., Pool] = make
+        self._direct: Callable[..., Pool] = direct or make
         self.wire = wire
         self._lock = threading.Lock()
         self._routes: dict[str, tuple[Pool, bool]] = {}
@@ -133,7 +176,8 @@ class Pools(Generic[Pool]):
                     limits = self._options.given.get("limits")
                     keepalive = max(ROUTE_KEEPALIVE, (limits and limits.keepalive_expiry) or 0.0)
                     tls = route.url.startswith("https:")
-                    pool = self._options.make(self._make, self.wire, proxy, tls=tls, keepalive=keepalive)
+                    make = self._direct if proxy is None else self._make
+                    pool = self._options.make(make, self.wire, proxy, tls=tls, keepalive=keepalive)
                     self._routes[route.name] = (pool, proxy is not None)
                 found = self._routes[route.name]
         return found
@@ -142,7 +186,7 @@ class Pools(Generic[Pool]):
         """A pool for one connection to a route, with a wire of its own; the caller closes it after use."""
         proxy = self._options.proxy_for_text(route.url)
         tls = route.url.startswith("https:")
-        pool = self._options.make(self._make, wire, proxy, tls=tls)
+        pool = self._options.make(self._direct if proxy is None else self._make, wire, proxy, tls=tls)
         with self._lock:
             self._fresh.add(pool)
         return pool, proxy is not None
@@ -182,6 +226,22 @@ class Pools(Generic[Pool]):
             self._routes.clear()
             self._plain.clear()
         return pools
+
+
+def async_pool(backend: str, options: TransportOptions) -> Callable[..., AsyncPool]:
+    """What makes the pools of `Config.backend`.
+
+    Raises:
+        ConfigError: the backend cannot do what the options ask for.
+    """
+    if backend == "httpcore":
+        return httpcore2.AsyncConnectionPool
+    if options.get("http2"):
+        problem = Problem("backend", "aiohttp does not speak HTTP/2", "leave out http2=True, or use httpcore")
+        raise ConfigError([problem])
+    from smartroute.transport.aiohttp import AiohttpPool  # noqa: PLC0415 - an extra, and slow to import
+
+    return AiohttpPool
 
 
 def split_options(family: Family, options: Mapping[str, Any]) -> tuple[TransportOptions, dict[str, Any]]:

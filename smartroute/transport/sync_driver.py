@@ -26,8 +26,7 @@ from smartroute.policy.messages import (
     Wait,
 )
 from smartroute.probe import SyncProber
-from smartroute.transport import connect
-from smartroute.transport.connect import Overtaken, Superseded, Unwinding, failure_of
+from smartroute.transport.connect import failure_of
 from smartroute.transport.driver import (
     DRAIN_BYTES,
     DRAIN_LIMIT,
@@ -42,6 +41,7 @@ from smartroute.transport.driver import (
 from smartroute.transport.pools import Pools, TransportOptions
 from smartroute.transport.stream import holder
 from smartroute.transport.sync_wire import SyncWire
+from smartroute.transport.watch import Overtaken, RaceLost, Superseded, Unwinding
 
 if TYPE_CHECKING:
     import httpx2
@@ -194,8 +194,8 @@ class SyncDriver(DriverBase):
     ) -> Event:
         try:
             response = pool.handle_request(request)
-        except connect.Diverted as diverted:
-            return Diverted(flight.watch.attempt, diverted.winner)
+        except RaceLost as lost:
+            return Diverted(flight.watch.attempt, lost.winner)
         except Unwinding:
             raise
         except Exception as error:

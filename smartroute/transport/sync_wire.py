@@ -12,22 +12,17 @@ from weakref import WeakSet
 
 import httpcore2
 
-from smartroute.transport.connect import (
-    LONGEST_DIAL,
+from smartroute.transport.connect import LONGEST_DIAL, Retirement, Spares, is_dead, is_readable, prepare
+from smartroute.transport.watch import (
     ConnectionDied,
-    Diverted,
     Limit,
-    Retirement,
+    RaceLost,
     Rival,
-    Spares,
     allowance,
     deadline,
     handshake_limit,
-    is_dead,
-    is_readable,
     listening,
     note_write,
-    prepare,
 )
 
 __all__ = ["SyncWire"]
@@ -136,7 +131,7 @@ class SyncStream(httpcore2.NetworkStream):
         except TimeoutError as error:
             self.close()
             if winner is not None:
-                raise Diverted(winner) from error
+                raise RaceLost(winner) from error
             raise httpcore2.ConnectTimeout(str(error)) from error
         except OSError as error:
             self.close()
@@ -257,12 +252,12 @@ class SyncWire(httpcore2.NetworkBackend):
                         raise TimeoutError(f"no connection to {address[0]} in time") from None
                     rival = waiting.pop(0)
                     if rival.idle():
-                        raise Diverted(rival.name) from None
+                        raise RaceLost(rival.name) from None
                     race.start(rival, (rival.host, rival.port))
                     continue
                 if rival is not None and isinstance(made, socket.socket):
                     self.spares.put((rival.host, rival.port), made)
-                    raise Diverted(rival.name)
+                    raise RaceLost(rival.name)
                 if rival is None:
                     if isinstance(made, OSError):
                         raise made

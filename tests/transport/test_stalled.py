@@ -17,8 +17,8 @@ KEY = {"authorization": "Bearer fake-console-key"}
 @pytest.fixture(autouse=True)
 def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody waits for seconds until somebody looks."""
-    monkeypatch.setattr("smartroute.transport.connect.HUSH", 0.1)
-    monkeypatch.setattr("smartroute.transport.connect.LOOK", 0.1)
+    monkeypatch.setattr("smartroute.transport.watch.HUSH", 0.1)
+    monkeypatch.setattr("smartroute.transport.watch.LOOK", 0.1)
 
 
 def begun(caller: Caller, world: World, timeout: float) -> tuple[Any, Router, Iterator[bytes]]:
