@@ -327,7 +327,8 @@ class Exchange:
         self._judge(attempt, rule, status, now)
         if attempt.ended is None:
             self._over(attempt, now, how="discarded" if attempt.status else None)
-        if attempt.stale and not any(a.reason == "stale_connection" for a in self.attempts):
+        spare = attempt.on_global or self._on_routes < MOST_ON_ROUTES
+        if attempt.stale and spare and not any(a.reason == "stale_connection" for a in self.attempts):
             return self._send(attempt.endpoint, "stale_connection", now, key=attempt.key, fresh=True)
         if status in (401, 403):
             keys, first = self._fleet.keys(self.call, attempt.endpoint)
@@ -389,7 +390,6 @@ class Exchange:
         if self._out_of_time(now):
             return None
         tried = {a.endpoint.name for a in self.attempts if a.sent or a.ended is None or not rescue}
-        on_routes = sum(a.sent and not a.on_global and a.reason != "next_key" for a in self.attempts)
         self._ranked = None
         ranking = [c for c in self._ranking(now) if c.route.name not in tried]
         if self.call.retry and attempt.sent:  # the plain SDK would have sent its retry to global in the first place
@@ -397,7 +397,7 @@ class Exchange:
         for candidate in ranking:
             route = candidate.route
             on_global = route.kind is Kind.GLOBAL
-            if not on_global and (only_global or on_routes >= MOST_ON_ROUTES):
+            if not on_global and (only_global or self._on_routes >= MOST_ON_ROUTES):
                 continue
             if not free and candidate.reason == "last_resort":
                 break
@@ -532,6 +532,11 @@ class Exchange:
             rivals = [r for r in rivals if r.kind is not Kind.GLOBAL]
         self._rivals = tuple(rivals[: MOST_RIVALS - 1])
         return self._rivals
+
+    @property
+    def _on_routes(self) -> int:
+        """How often it was sent to routes, each with one of its keys."""
+        return sum(a.sent and not a.on_global and a.reason != "next_key" for a in self.attempts)
 
     @property
     def _pinned(self) -> bool:

@@ -1,5 +1,7 @@
 """One request's journey: each rule of the policy's tables, played by hand over a plain fleet and the real router."""
 
+from typing import Any
+
 import pytest
 
 from smartroute.policy.messages import (
@@ -521,6 +523,23 @@ def test_the_first_move_is_free_and_each_later_one_costs_a_token(build: Build) -
         _, flight = fly(world, STREAM, a=script[0], b=script[1], c=script[2])
         assert len(flight.path) == attempts
         assert 5.0 - world.budget.tokens == pytest.approx(max(attempts - 2, 0), abs=0.2)  # requests and time pay in
+
+
+def test_a_stale_connection_is_an_attempt_too(build: Build) -> None:
+    stale = [lost(reused=True), lost()]
+    for place, path in enumerate((["a", "a", "b", "global"], ["a", "b", "b", "global"], ["a", "b", "c", "global"])):
+        world = build("a", "b", "c")
+        script: dict[str, Any] = dict.fromkeys("abc", lost())
+        _, flight = fly(world, STREAM, **script | {"abc"[place]: stale}, worldwide=streams())
+        assert flight.path == path
+
+
+def test_global_is_asked_once_more_over_a_fresh_connection(build: Build) -> None:
+    """It is the last resort: a connection that was closed in the meantime is no answer of its."""
+    down = dict.fromkeys("abc", lost())
+    end, flight = fly(build("a", "b", "c"), STREAM, **down, worldwide=[lost(reused=True), streams()])
+    assert isinstance(end, Deliver)
+    assert flight.path == ["a", "b", "c", "global", "global"]
 
 
 def test_without_tokens_global_is_next(build: Build) -> None:
