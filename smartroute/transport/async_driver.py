@@ -33,7 +33,7 @@ from smartroute.policy.messages import (
 )
 from smartroute.probe import AsyncProber
 from smartroute.transport.async_wire import AsyncWire
-from smartroute.transport.connect import failure_of
+from smartroute.transport.connect import failure_of, has_surplus
 from smartroute.transport.driver import (
     DRAIN_BYTES,
     DRAIN_LIMIT,
@@ -339,6 +339,8 @@ async def _discard(flight: Flight) -> None:
     if flight.open and flight.response is not None:
         flight.open = False
         with contextlib.suppress(Exception):  # it is not needed any more
+            if has_surplus(flight.response):
+                await flight.response.extensions["network_stream"].aclose()
             await flight.source.aclose()
             await flight.response.aclose()
 

@@ -217,6 +217,7 @@ class AsyncStream(httpcore2.AsyncNetworkStream, asyncio.Protocol):
 
     async def aclose(self) -> None:
         # Without an await: when a loop ends, all the generators that lead here are closed at the same time.
+        self._ended = True  # at once, though the loop closes the socket a round later
         self._transport.abort()
 
     async def start_tls(

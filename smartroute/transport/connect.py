@@ -19,6 +19,7 @@ __all__ = [
     "Retirement",
     "Spares",
     "failure_of",
+    "has_surplus",
     "is_dead",
     "is_readable",
     "is_refused_stream",
@@ -70,6 +71,16 @@ def is_dead(sock: Any) -> bool:
         return False
     retransmissions: int = sock.getsockopt(socket.IPPROTO_TCP, _TCP_INFO, 8)[2]  # tcpi_retransmits
     return retransmissions >= MOST_RETRANSMISSIONS
+
+
+def has_surplus(response: httpcore2.Response) -> bool:
+    """Whether more came than this response: httpcore would take it for the answer to the connection's next request.
+
+    Only a private attribute tells; a test notices should it be gone.
+    """
+    connection = getattr(getattr(response.stream, "_stream", None), "_connection", None)
+    state = getattr(connection, "_h11_state", None)
+    return state is not None and bool(state.trailing_data[0])
 
 
 def is_readable(sock: socket.socket | None) -> bool:

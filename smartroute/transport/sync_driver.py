@@ -26,7 +26,7 @@ from smartroute.policy.messages import (
     Wait,
 )
 from smartroute.probe import SyncProber
-from smartroute.transport.connect import failure_of
+from smartroute.transport.connect import failure_of, has_surplus
 from smartroute.transport.driver import (
     DRAIN_BYTES,
     DRAIN_LIMIT,
@@ -269,6 +269,8 @@ def _discard(flight: Flight) -> None:
     if flight.open and flight.response is not None:
         flight.open = False
         with contextlib.suppress(Exception):  # it is not needed any more
+            if has_surplus(flight.response):
+                flight.response.extensions["network_stream"].close()
             flight.response.close()
 
 
