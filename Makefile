@@ -63,6 +63,10 @@ types: .venv/.dev ## Check types with mypy and pyright
 bench: .venv/.dev ## Run the benchmarks
 	@$(BIN)/python -m benchmarks $(ARGS)
 
+.PHONY: chaos
+chaos: .venv/.dev ## Every fault under every client, on real sockets (6 minutes; ARGS="--only refused": some)
+	@$(BIN)/python -m benchmarks chaos $(ARGS)
+
 .PHONY: build
 build: .venv/.dev ## Build the wheel and the sdist into dist/
 	@rm -rf dist

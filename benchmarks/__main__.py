@@ -2,7 +2,8 @@
 
 import argparse
 
-from benchmarks import acceptance, choosing, outage, overhead
+from benchmarks import acceptance, choosing, outage, overhead, soak
+from benchmarks.chaos import command as chaos
 from benchmarks.selection import command as selection
 
 
@@ -13,6 +14,9 @@ def main() -> int:
     commands = parser.add_subparsers(dest="name", metavar="NAME", required=True)
     command = commands.add_parser("acceptance", help="300 calls over three routes, an outage, the return (about 70 s)")
     command.add_argument("--calls", type=int, default=300, help="streamed calls in steady state (default: 300)")
+    chaos.add_arguments(
+        commands.add_parser("chaos", help="every fault under every client, on real sockets (about 6 minutes)")
+    )
     command = commands.add_parser("outage", help="first token of each call through an outage (about 30 s)")
     command.add_argument("--svg", metavar="PATH", help="draw it (needs matplotlib: pip install --group bench)")
     command = commands.add_parser("overhead", help="microseconds per call beside the bare SDK (about 2 minutes)")
@@ -20,16 +24,24 @@ def main() -> int:
     command.add_argument("--calls", type=int, default=150, help="calls per round and contender (default: 150)")
     commands.add_parser("choosing", help="microseconds to choose among 1 to 1,000 routes (about 30 s)")
     selection.add_arguments(commands.add_parser("selection", help="choosing the route, simulated (about 5 minutes)"))
+    command = commands.add_parser(
+        "soak", help="100,000 calls through every fault: is anything lost or left? (15 minutes)"
+    )
+    command.add_argument("--calls", type=int, default=100_000, help="how many (default: 100,000)")
     given = parser.parse_args()
     if given.name == "acceptance":
         return 0 if acceptance.main(calls=given.calls, as_json=given.json) else 1
     if given.name == "outage":
         outage.main(svg=given.svg, as_json=given.json)
         return 0
+    if given.name == "chaos":
+        return chaos.main(given)
     if given.name == "choosing":
         return 0 if choosing.main(as_json=given.json) else 1
     if given.name == "selection":
         return selection.main(given)
+    if given.name == "soak":
+        return 0 if soak.main(calls=given.calls, as_json=given.json) else 1
     overhead.main(rounds=given.rounds, calls=given.calls, as_json=given.json)
     return 0
 

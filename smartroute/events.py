@@ -21,6 +21,7 @@ __all__ = [
     "ExchangeStarted",
     "IncumbentChanged",
     "Listener",
+    "PassedThrough",
     "ProbeEnded",
 ]
 
@@ -153,7 +154,30 @@ class IncumbentChanged:
     after: Route
 
 
-Event = ExchangeStarted | AttemptStarted | AttemptEnded | ExchangeEnded | BreakerChanged | ProbeEnded | IncumbentChanged
+@dataclass(frozen=True, slots=True)
+class PassedThrough:
+    """A request to a routed path went to where it was addressed, as it was, and is never sent again.
+
+    Attributes:
+        path: the path below the base URL.
+        reason: why no route gets it: `its body cannot be sent again` (a stream, a file, a form), `its body is no JSON
+            object`, `no route serves its model`.
+    """
+
+    path: str
+    reason: str
+
+
+Event = (
+    ExchangeStarted
+    | AttemptStarted
+    | AttemptEnded
+    | ExchangeEnded
+    | BreakerChanged
+    | ProbeEnded
+    | IncumbentChanged
+    | PassedThrough
+)
 
 
 class Listener(Protocol):

@@ -101,6 +101,12 @@ class Listeners:
             )
         )
 
+    def passed_through(self, path: str, reason: str) -> None:
+        """A request to a routed path is not routed."""
+        logger.debug("A request to %s is not routed: %s", path, reason)
+        if self._all:
+            self.emit(events.PassedThrough(path, reason))
+
     def breaker_changed(self, route: Route, before: str, after: str, cause: str, exchange: Exchange | None) -> None:
         """A route's health changed."""
         logger.info("Route %s: %s -> %s (%s)", route, before, after, cause)

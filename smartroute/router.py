@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Callable
 from math import inf
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from smartroute import events
 from smartroute.errors import ClosedError, NoRouteError, UnknownRouteError
@@ -186,6 +186,11 @@ class Router:
         """Whether `close` has been called."""
         return self._closed
 
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(
+            "a Router, and a client that uses it, belong to their process; pickle the Config and make new ones from it"
+        )
+
     def after_fork(self) -> None:
         """In a child process: what was under way is the parent's."""
         self._lock = threading.Lock()  # a thread that is not here may have held it
@@ -244,6 +249,10 @@ class Router:
         if number:
             self._listeners.exchange_started(exchange, self._ranked(first, reason, selection), reason)
         return exchange
+
+    def passed_through(self, path: str, reason: str) -> None:
+        """A request to a routed path is not routed."""
+        self._listeners.passed_through(path, reason)
 
     def finish(self, exchange: Exchange, outcome: str) -> None:
         """The whole exchange is over: `answered`, `failed`, `interrupted` or `cancelled`. Once for each."""

@@ -34,6 +34,7 @@ from smartroute.events import (
     ExchangeEnded,
     ExchangeStarted,
     IncumbentChanged,
+    PassedThrough,
     ProbeEnded,
 )
 
@@ -114,6 +115,11 @@ class Telemetry:
                 self._breaker_changed(event)
             case ProbeEnded():
                 self._probe_ended(event)
+            case PassedThrough():
+                # There is no span of ours; the caller's own may want to know.
+                trace.get_current_span().add_event(
+                    "smartroute.passed_through", {"url.path": event.path, "smartroute.reason": event.reason}
+                )
             case IncumbentChanged():
                 pass
             case _:

@@ -1,6 +1,7 @@
 """`smartroute demo`: one short show as a user starts it, and what needs no show."""
 
 import json
+import re
 import subprocess
 import sys
 import threading
@@ -13,6 +14,8 @@ from rich.console import Console
 from smartroute.demo.account import Account, Call, percentile
 from smartroute.policy.messages import Record
 from tests.environments import ROOT
+
+pytestmark = pytest.mark.timeout(180)  # the show waits for traffic to move, up to half a minute each time
 
 CALLS = 3
 HURRIED = """
@@ -89,8 +92,10 @@ def test_plain_output_is_plain(shown: Shown) -> None:
 
 
 def test_each_act_goes_as_announced(shown: Shown) -> None:
-    assert shown.act("All regions are healthy\n").count("frankfurt  ") > CALLS / 2
-    assert "frankfurt reset the connection -> virginia" in shown.act("frankfurt is taken down\n")
+    healthy = shown.act("All regions are healthy\n")
+    assert "traffic is on frankfurt: after" in healthy
+    assert healthy.count("global alone: ") == CALLS
+    assert "frankfurt reset the connection -> " in shown.act("frankfurt is taken down\n")
     assert "traffic is back on frankfurt: after" in shown.act("frankfurt comes back\n")
     assert "traffic has left frankfurt: after" in shown.act("frankfurt has a brownout\n")
     outage = shown.act("All regions are taken down\n")
@@ -102,9 +107,8 @@ def test_it_ends_with_numbers_and_a_trace(shown: Shown) -> None:
     assert "global endpoint alone" in shown.act("Time to first token")
     tree = shown.act("as its OpenTelemetry spans tell it\n")
     assert "└─ smartroute.route" in tree
-    assert "POST frankfurt" in tree
-    assert "├─ POST virginia" in tree or "└─ POST virginia" in tree
-    assert "(reason: failover)" in tree
+    assert "├─ POST frankfurt" in tree
+    assert re.search(r"[├└]─ POST (virginia|tokyo|global) .*\(reason: failover\)", tree)
 
 
 def test_the_spans_reach_a_real_backend(shown: Shown) -> None:

@@ -42,6 +42,7 @@ def stand_in() -> Iterator[tuple[str, dict[str, str]]]:
 
 
 @pytest.mark.parametrize("snippet", SNIPPETS)
+@pytest.mark.timeout(120)
 def test_snippets_run(snippet: str, stand_in: tuple[str, dict[str, str]]) -> None:
     url, environ = stand_in
     code = snippet.replace("https://api.fireworks.ai/inference/v1", url)
@@ -51,7 +52,7 @@ def test_snippets_run(snippet: str, stand_in: tuple[str, dict[str, str]]) -> Non
         capture_output=True,
         text=True,
         check=False,
-        timeout=50,
+        timeout=100,
     )
     assert done.returncode == 0, done.stderr
     assert not done.stderr
@@ -70,6 +71,7 @@ def test_links_lead_somewhere() -> None:
 
 
 @pytest.mark.parametrize("script", sorted((ROOT / "examples").glob("*.py")), ids=lambda path: path.name)
+@pytest.mark.timeout(120)
 def test_examples_run(script: Path, stand_in: tuple[str, dict[str, str]]) -> None:
     done = subprocess.run(
         [sys.executable, script],
@@ -77,7 +79,7 @@ def test_examples_run(script: Path, stand_in: tuple[str, dict[str, str]]) -> Non
         capture_output=True,
         text=True,
         check=False,
-        timeout=50,
+        timeout=100,
     )
     assert done.returncode == 0, done.stderr
     assert not done.stderr

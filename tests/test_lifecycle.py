@@ -1,6 +1,7 @@
 """Which clients share a router, and how long it lives."""
 
 import gc
+import pickle
 
 import pytest
 
@@ -131,3 +132,11 @@ def test_a_broken_telemetry_costs_one_warning(
     (record,) = caplog.records
     assert (record.levelname, record.name) == ("WARNING", "smartroute")
     assert "OpenTelemetry cannot be used" in record.getMessage()
+
+
+def test_what_belongs_to_a_process_says_so_when_it_is_pickled() -> None:
+    config = Config([Route("http://127.0.0.1:9/v1", name="near", api_key="fake-key")], global_url=None)
+    with smartroute.httpx2.Client(config) as client:
+        for thing in (client.router, client):
+            with pytest.raises(TypeError, match="pickle the Config and make new ones"):
+                pickle.dumps(thing)

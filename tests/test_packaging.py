@@ -12,6 +12,8 @@ import pytest
 
 from tests.environments import ROOT, WHEELS, prepared
 
+pytestmark = pytest.mark.timeout(180)
+
 
 def run(*command: str | Path) -> str:
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
@@ -60,7 +62,6 @@ def test_the_sdist_builds_and_tests_itself(dist: Path) -> None:
     assert not [name for name in names if name.startswith((".venv", ".wheels", ".ci"))]
 
 
-@pytest.mark.timeout(180)
 def test_the_wheel_installs_into_an_empty_environment(wheel: Path, tmp_path: Path) -> None:
     wheels = prepared(WHEELS)
     venv.create(tmp_path / "empty", with_pip=True)

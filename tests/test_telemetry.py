@@ -35,6 +35,7 @@ from smartroute.events import (
     Event,
     ExchangeEnded,
     ExchangeStarted,
+    PassedThrough,
     ProbeEnded,
 )
 from smartroute.policy.outcome import Failure
@@ -611,7 +612,7 @@ def test_a_provider_configured_later_is_noticed() -> None:
         capture_output=True,
         text=True,
         check=False,
-        timeout=60,
+        timeout=50,
     )
     assert result.stderr == ""
     assert result.stdout.splitlines() == [
@@ -822,3 +823,19 @@ def test_no_key_leaves_by_telemetry(backend: Backend) -> None:
     assert "us-arizona-1" in exported
     for secret in ("direct-key", "console-key", "cookie-5Rt1", "query-key", "authorization"):
         assert secret not in exported.lower()
+
+
+# --- what passes through -------------------------------------------------------------------------------
+
+
+def test_what_passes_through_is_an_event_of_the_callers_own_span(backend: Backend) -> None:
+    passed = PassedThrough("/chat/completions", "its body cannot be sent again")
+    backend.feed(passed)  # there is no span
+    with backend.tracers.get_tracer("app").start_as_current_span("the caller's"):
+        backend.feed(passed)
+    (span,) = backend.spans
+    (event,) = span.events
+    assert (event.name, dict(event.attributes or {})) == (
+        "smartroute.passed_through",
+        {"url.path": "/chat/completions", "smartroute.reason": "its body cannot be sent again"},
+    )

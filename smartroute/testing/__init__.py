@@ -26,6 +26,7 @@ from smartroute.testing.faults import (
     Slow,
     Stall,
     Status,
+    TruncatedEvent,
 )
 from smartroute.testing.region import Region, Seen
 
@@ -48,4 +49,5 @@ __all__ = [
     "Slow",
     "Stall",
     "Status",
+    "TruncatedEvent",
 ]

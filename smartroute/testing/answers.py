@@ -28,6 +28,7 @@ from smartroute.testing.faults import (
     Slow,
     Stall,
     Status,
+    TruncatedEvent,
 )
 
 __all__ = ["Answer", "apply", "completion", "embeddings", "error", "fixed", "models", "stream"]
@@ -136,7 +137,9 @@ def embeddings(model: str, count: int, *, encoded: bool) -> Answer:
 def apply(fault: Fault, answer: Answer) -> Answer:  # noqa: C901 - one case for each fault
     """What becomes of `answer` under `fault`. Faults of streams leave all other answers as they are."""
     match fault:
-        case EmptyStream() | EndWithoutDone() | ErrorEvent() | GarbledEvent() if answer.length is not None:
+        case EmptyStream() | EndWithoutDone() | ErrorEvent() | GarbledEvent() | TruncatedEvent() if (
+            answer.length is not None
+        ):
             return answer
         case Reset():
             return replace(answer, cut=0, ending="reset")
@@ -155,6 +158,9 @@ def apply(fault: Fault, answer: Answer) -> Answer:  # noqa: C901 - one case for 
         case GarbledEvent(after):
             garbled = b'data: {"id": "chatcm\x00\xff\n\n'
             return replace(answer, pieces=(*answer.pieces[:after], garbled, *answer.pieces[after + 1 :]))
+        case TruncatedEvent(after):
+            halves = (_halves(piece)[0] for piece in answer.pieces[after : after + 1])
+            return replace(answer, pieces=(*answer.pieces[:after], *halves))
         case EmptyStream(done):
             return replace(answer, pieces=(_DONE,) if done else ())
         case EndWithoutDone(finish):
@@ -188,7 +194,7 @@ def _other(status: int, headers: Mapping[str, str], body: bytes | Mapping[str, o
 def _compressed(answer: Answer) -> Answer:
     headers = (*answer.headers, ("content-encoding", "gzip"))
     if answer.length is not None:
-        body = gzip.compress(b"".join(answer.pieces))
+        body = gzip.compress(b"".join(answer.pieces), mtime=0)
         return replace(answer, headers=headers, pieces=_halves(body), length=len(body))
     deflate = zlib.compressobj(wbits=31)
     pieces = [deflate.compress(piece) + deflate.flush(zlib.Z_SYNC_FLUSH) for piece in answer.pieces]

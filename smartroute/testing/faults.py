@@ -5,7 +5,8 @@ pieces of a stream are its events: in a chat the role-only delta, one delta for 
 with the finish reason, the usage if asked for, `[DONE]`; a text completion has no role-only delta.
 Any other answer has two pieces, the halves of its body.
 
-A refused connection is `region.stop()`.
+Connections are refused by `region.stop()`, not answered at all by `region.stop(silently=True)`, and
+those that are open are reset by `region.disconnect()`.
 """
 
 import asyncio
@@ -31,6 +32,7 @@ __all__ = [
     "Slow",
     "Stall",
     "Status",
+    "TruncatedEvent",
 ]
 
 Moment = Literal["accept", "request", "reuse", "answer"]
@@ -146,6 +148,13 @@ class GarbledEvent(_Scope):
 
 
 @dataclass(frozen=True, slots=True)
+class TruncatedEvent(_Scope):
+    """A stream ends in good order in the middle of the event after so many pieces."""
+
+    after: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class EmptyStream(_Scope):
     """A stream ends in good order without an event, or with `[DONE]` alone."""
 
@@ -198,6 +207,7 @@ Fault = (
     | CloseAfterAnswer
     | ExtraHeaders
     | Gzip
+    | TruncatedEvent
 )
 
 

@@ -3,12 +3,13 @@
 import asyncio
 import json
 import random
+import select
 import socket
 import ssl
 import threading
 import time
 from collections.abc import Collection, Mapping, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from types import TracebackType
 from typing import Any, Final, Self
@@ -24,6 +25,10 @@ from smartroute.testing.wire import Wire
 __all__ = ["Region", "Seen"]
 
 _BACKLOG = 1024
+_MOST_QUEUED = 16
+"""More than any system queues for a listener that asked for no queue."""
+_SOON = 0.05
+"""Seconds after which a connection on this machine will not come any more."""
 
 _thread = LoopThread()  # one for all regions
 
@@ -77,6 +82,7 @@ class Region:
         models: the models it has; others get a 404. By default it has them all.
         prefix: the path of its base URL.
         responses: further answers (status, headers, body) by path, for any method.
+        capacity: how many POSTs it serves at once; those above get a 429. By default any number.
         tls: serve HTTPS.
         port: by default a free one, and the same again after `stop` and `start`.
     """
@@ -93,6 +99,7 @@ class Region:
         models: Sequence[str] | None = None,
         prefix: str = "/v1",
         responses: Mapping[str, tuple[int, Mapping[str, str], bytes]] | None = None,
+        capacity: int | None = None,
         tls: ssl.SSLContext | None = None,
         port: int = 0,
     ) -> None:
@@ -104,16 +111,19 @@ class Region:
         self.api_keys = api_keys
         self.models = models
         self.responses = responses or {}
+        self.capacity = capacity
         self._prefix = prefix.rstrip("/")
         self._tls = tls
         self._port = port
         self._random = random.Random(name)
         self._seen: list[Seen] = []
         self._accepted = 0
+        self._serving = 0
         self._open: set[asyncio.Task[None]] = set()  # one task for each connection
         self._script = Script((), asyncio.Event())
         self._lock = threading.Lock()  # start, stop, set and heal: one at a time
         self._listener: socket.socket | None = None
+        self._blockade: list[socket.socket] = []
 
     @property
     def url(self) -> str:
@@ -161,6 +171,7 @@ class Region:
         """Listen."""
         with self._lock:
             if not self._listener:
+                self._lift_blockade()
                 self._listener = socket.create_server(("127.0.0.1", self._port), backlog=_BACKLOG)
                 self._listener.settimeout(0)
                 self._port = self._listener.getsockname()[1]
@@ -169,13 +180,38 @@ class Region:
                 _thread.run(self._listen(self._listener))
         return self
 
-    def stop(self) -> None:
-        """Refuse connections, and reset those that are open."""
+    def stop(self, *, silently: bool = False) -> None:
+        """Refuse connections, and reset those that are open.
+
+        Args:
+            silently: who connects is not refused, but gets no answer at all, as from behind a firewall that
+                drops packets. It can be done once the region has been started, and lasts until it is
+                stopped otherwise or started again.
+
+        Raises:
+            RuntimeError: the region was never started, so that it has no port.
+            OSError: this system answers however many wait to be accepted.
+        """
         with self._lock:
             if self._listener:
                 _thread.run(self._hang_up(self._listener))
                 _thread.leave()
                 self._listener = None
+            self._lift_blockade()
+            if silently:
+                if not self._port:
+                    raise RuntimeError(f"region {self.name} was not started")
+                self._blockade = _blocking(self._port)
+
+    def disconnect(self) -> None:
+        """Reset the connections that are open now, and go on accepting others."""
+        with self._lock:
+            if self._listener:
+                _thread.run(self._reset())
+
+    def _lift_blockade(self) -> None:
+        while self._blockade:
+            self._blockade.pop().close()
 
     def __enter__(self) -> Self:
         return self.start()
@@ -196,6 +232,9 @@ class Region:
     async def _hang_up(self, listener: socket.socket) -> None:
         asyncio.get_running_loop().remove_reader(listener)
         listener.close()
+        await self._reset()
+
+    async def _reset(self) -> None:
         tasks = tuple(self._open)
         for task in tasks:
             task.cancel()
@@ -240,10 +279,15 @@ class Region:
             script = self._script
             seen = Seen(method, target, headers, body, number, time.monotonic())
             self._seen.append(seen)
-            answer = self._answer(seen, script)
-            if not wire.keeps_alive:
-                answer = replace(answer, headers=(*answer.headers, ("connection", "close")))
-            await wire.send(answer, script.healed)
+            generating = method == "POST"
+            self._serving += generating
+            try:
+                answer = self._answer(seen, script)
+                if not wire.keeps_alive:
+                    answer = replace(answer, headers=(*answer.headers, ("connection", "close")))
+                await wire.send(answer, script.healed)
+            finally:
+                self._serving -= generating
             if answer.ending == "reset":
                 return
             if answer.ending == "close" or not wire.keeps_alive:
@@ -267,6 +311,8 @@ class Region:
     def _healthy(self, seen: Seen, request: Any) -> Answer:
         if self.api_keys and (seen.header("authorization") or "").removeprefix("Bearer ") not in self.api_keys:
             return answers.error(401, "Incorrect API key provided.", "invalid_api_key")
+        if seen.method == "POST" and self.capacity is not None and self._serving > self.capacity:
+            return answers.error(429, f"{self.capacity} requests are being served.", "rate_limit_exceeded")
         target = seen.target.partition("?")[0]
         if target in self.responses:
             return answers.fixed(*self.responses[target])
@@ -296,3 +342,20 @@ class Region:
         usage = bool((request.get("stream_options") or {}).get("include_usage"))
         answer = answers.stream(self.name, model, self.tokens, chat=chat, usage=usage)
         return replace(answer, pause=self.token_interval) if self.token_interval else replace(answer, paced=range(0))
+
+
+def _blocking(port: int) -> list[socket.socket]:
+    """A listener that accepts nothing, and enough that wait for it: the system drops what comes after them."""
+    with ExitStack() as undo:
+        held = [undo.enter_context(socket.socket())]
+        held[0].setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        held[0].bind(("127.0.0.1", port))
+        held[0].listen(0)
+        while len(held) <= _MOST_QUEUED:
+            held.append(undo.enter_context(socket.socket()))
+            held[-1].settimeout(0)
+            held[-1].connect_ex(held[0].getsockname())
+            if not select.select([], held[-1:], [], _SOON)[1]:
+                undo.pop_all()
+                return held
+    raise OSError("this system answers however many wait to be accepted")

@@ -89,6 +89,7 @@ class AsyncDriver(DriverBase):
         except NoRouteError as error:
             raise self.family.ConnectError(str(error), request=request) from error
         if intake is None or exchange is None:
+            self._tell_passed(request, intake)
             return await self._pass_through(request, home.pools)
         home.prober.wake()
         trip = Trip(exchange, intake, {})
@@ -106,7 +107,7 @@ class AsyncDriver(DriverBase):
         """Close every connection, in whatever loop it was made."""
         self.closed = True
         self.do_chores()
-        here = asyncio.get_running_loop()
+        here = _running_loop()
         for loop, home in tuple(self._homes.items()):
             if loop is here:
                 await home.close()
@@ -161,10 +162,7 @@ class AsyncDriver(DriverBase):
         self._homes.pop(loop, None)
 
     async def _home(self) -> Home:
-        try:
-            loop = asyncio.get_running_loop()
-        except RuntimeError:
-            raise RuntimeError("smartroute's async clients need asyncio; trio is not supported") from None
+        loop = _running_loop()
         home = self._homes.get(loop)
         if home is None:
             for ended in [other for other in self._homes if other.is_closed()]:  # by hand, without a word
@@ -297,6 +295,13 @@ class AsyncDriver(DriverBase):
         return self.family.Response(
             response.status, headers=response.headers, stream=stream, extensions=response.extensions
         )
+
+
+def _running_loop() -> asyncio.AbstractEventLoop:
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        raise RuntimeError("smartroute's async clients need asyncio; trio is not supported") from None
 
 
 class Home:

@@ -5,6 +5,7 @@ import socket
 import ssl
 import sys
 import threading
+import weakref
 from collections.abc import Callable, Iterable
 from math import inf
 from typing import Any
@@ -140,6 +141,7 @@ class Spares:
         self._lock = threading.Lock()
         self._sockets: dict[tuple[str, int], list[tuple[socket.socket, float]]] = {}
         self._closed = False
+        weakref.finalize(self, _close_all, self._sockets)  # a client may be forgotten instead of closed
 
     def put(self, address: tuple[str, int], sock: socket.socket) -> None:
         """Keep a connection; once closed, close it."""
@@ -176,10 +178,14 @@ class Spares:
         """Close them all, and those still to come."""
         with self._lock:
             self._closed = True
-            kept = [sock for socks in self._sockets.values() for sock, _ in socks]
-            self._sockets.clear()
-        for sock in kept:
+            _close_all(self._sockets)
+
+
+def _close_all(sockets: dict[tuple[str, int], list[tuple[socket.socket, float]]]) -> None:
+    for kept in sockets.values():
+        for sock, _ in kept:
             sock.close()
+    sockets.clear()
 
 
 _TCP_INFO: int | None = getattr(socket, "TCP_INFO", None) if sys.platform == "linux" else None

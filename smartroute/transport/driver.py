@@ -170,6 +170,13 @@ class DriverBase:
     def _intake(self, request: httpx2.Request) -> Intake | None:
         return self.rewriter.intake(request) if self._routing else None
 
+    def _tell_passed(self, request: httpx2.Request, intake: Intake | None) -> None:
+        """Say why a request to a routed path is not routed."""
+        if intake is not None:
+            self.router.passed_through(intake.call.path, "no route serves its model")
+        elif self._routing and (found := self.rewriter.why_not(request)):
+            self.router.passed_through(*found)
+
     def _board(self, command: Send, intake: Intake, pools: Pools[Any]) -> tuple[Flight, Any, httpcore2.Request]:
         """Prepare an attempt: what to keep of it, its pool, its request."""
         attempt = command.attempt

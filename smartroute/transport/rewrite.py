@@ -111,11 +111,7 @@ class Rewriter:
             return None
         url = request.url
         target, _, query = url.raw_path.partition(b"?")
-        key = (url.raw_scheme, url.raw_host, url.port, target)
-        try:
-            match = self._matches[key]
-        except KeyError:
-            match = self._match(key)
+        match = self._matched(url, target)
         if match is None:
             return None
         path, addressed = match
@@ -156,6 +152,16 @@ class Rewriter:
             patience=request.extensions.get("timeout", {}).get("read"),
         )
         return Intake(call, request, query, model)
+
+    def why_not(self, request: httpx2.Request) -> tuple[str, str] | None:
+        """The path of a request that has no `Intake`, and why not; None: because it is none of our business."""
+        if request.method != "POST":
+            return None
+        match = self._matched(request.url, request.url.raw_path.partition(b"?")[0])
+        if match is None:
+            return None
+        sendable = isinstance(request.stream, self._family.ByteStream)
+        return match[0], "its body is no JSON object" if sendable else "its body cannot be sent again"
 
     def request(self, intake: Intake, attempt: Attempt, extensions: Mapping[str, object]) -> httpcore2.Request:
         """The request for one attempt."""
@@ -199,6 +205,13 @@ class Rewriter:
             headers.append((b"Authorization", b"Bearer " + route.keys[key].encode()))
         url = self._url(route, self._config.probe_path, b"")
         return httpcore2.Request(b"GET", url, headers=headers, extensions=dict(extensions))
+
+    def _matched(self, url: httpx2.URL, target: bytes) -> tuple[str, str | None] | None:
+        key = (url.raw_scheme, url.raw_host, url.port, target)
+        try:
+            return self._matches[key]
+        except KeyError:
+            return self._match(key)
 
     def _match(self, key: tuple[bytes, bytes, int | None, bytes]) -> tuple[str, str | None] | None:
         """The routed path that a URL names, and the route whose base it lies below (None: global's)."""

@@ -85,6 +85,7 @@ class SyncDriver(DriverBase):
         except NoRouteError as error:
             raise self.family.ConnectError(str(error), request=request) from error
         if intake is None or exchange is None:
+            self._tell_passed(request, intake)
             return self._pass_through(request)
         self._prober.wake()
         trip = Trip(exchange, intake, {})

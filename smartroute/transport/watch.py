@@ -202,7 +202,7 @@ def allowance(timeout: float | None) -> float | None:
     """
     if type(timeout) is not Limit:
         return timeout
-    seconds: float = timeout
+    seconds = float(timeout)  # on its own: who keeps it keeps nothing of the request
     watch = timeout.watch
     if watch.until is not None:
         left = watch.until - watch.clock()

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from smartroute.policy.latency import Latency
 from smartroute.testing import Region
 from tests.transport.kit import CALLERS, Caller, World, deserted, eventually, threads
 
@@ -19,7 +20,13 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> None:
             monkeypatch.delenv(name)
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(autouse=True)
+def _unhurried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a busy machine it may take long to connect: no reason here to be answered by another route."""
+    monkeypatch.setattr(Latency, "patience", 5.0)
+
+
+@pytest.fixture(scope="package", autouse=True)
 def _regions_thread() -> Iterator[None]:
     """One region that is always up keeps the thread that all of them run in."""
     with Region("keeper"):

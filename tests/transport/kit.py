@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from types import ModuleType
 from typing import Any
 
@@ -68,6 +68,7 @@ class Caller:
     """Clients of one family, sync or async, and how to use them."""
 
     is_async: bool
+    backend = "httpcore"
 
     def __init__(self, family: ModuleType) -> None:
         self.family = family
@@ -84,6 +85,9 @@ class Caller:
 
     def client(self, config: Config | None = None, **options: Any) -> Any:
         """A routing client. It is closed after the test, which then looks for what it left behind."""
+        if config is not None:
+            settings = {each.name: getattr(config, each.name) for each in fields(config)}
+            config = Config(**(settings | {"backend": self.backend}))
         made = self._named(self.smart, "Client")(config, **options)
         self.clients.append(made)
         return made
@@ -203,11 +207,16 @@ class AsyncCaller(Caller):
         self.loop.close()
 
 
+class AiohttpCaller(AsyncCaller):
+    backend = "aiohttp"
+
+
 CALLERS = {
     "sync-httpx2": (SyncCaller, httpx2),
     "async-httpx2": (AsyncCaller, httpx2),
     "sync-httpx": (SyncCaller, httpx),
     "async-httpx": (AsyncCaller, httpx),
+    "async-aiohttp": (AiohttpCaller, httpx2),
 }
 
 
@@ -260,8 +269,8 @@ def threads() -> list[str]:
     return [thread.name for thread in threading.enumerate() if thread.name.startswith("smartroute-")]
 
 
-def eventually(true: Callable[[], object], seconds: float = 5.0) -> bool:
-    """Whether it becomes true in time."""
+def eventually(true: Callable[[], object], seconds: float = 20.0) -> bool:
+    """Whether it becomes true in time: by default a long one, for who waits in vain has failed anyway."""
     until = time.monotonic() + seconds
     while not true():
         if time.monotonic() > until:

@@ -48,8 +48,8 @@ def test_with_probes_there_is_at_most_one_more(caller: Caller, world: World) -> 
     for region in (world.near, world.far):
         region.latency = 0.01
     assert {caller.ask(sdk, stream=True).route for _ in range(20)} <= {"near", "far"}
-    assert world.near.connections <= 2
-    assert world.far.connections <= 2
+    assert world.near.connections <= 3  # of 20 requests; one more if somebody had to look after them
+    assert world.far.connections <= 3
     assert world.globe.connections == 0
 
 

@@ -48,12 +48,13 @@ region.stop()
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
 @pytest.mark.parametrize("probes", [0, 0.1])
+@pytest.mark.timeout(120)
 def test_a_fork_shares_no_connection(probes: float) -> None:
     done = subprocess.run(
         [sys.executable, "-c", SCRIPT.replace("PROBES", str(probes))],
         capture_output=True,
         text=True,
         check=False,
-        timeout=30,
+        timeout=100,
     )
     assert done.returncode == 0, done.stderr

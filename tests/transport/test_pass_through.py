@@ -11,8 +11,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from smartroute import Config
+from smartroute.events import Event, PassedThrough
 from smartroute.testing import Cut, ExtraHeaders, Fault, Gzip, Region, Reset, Status
-from tests.transport.kit import CHAT, Caller, World, eventually
+from tests.transport.kit import CHAT, Caller, World, eventually, posts
 
 SERVED = "served-model"
 TRUST = ssl.create_default_context()  # making one takes longer than a request
@@ -197,15 +199,16 @@ def test_timeouts_are_told_alike(caller: Caller, world: World) -> None:
     plain, client = caller.plain(), caller.client(world.config())
     for each in (plain, client):
         with pytest.raises(caller.family.ReadTimeout):
-            caller.do(each.get, f"{world.globe.url}/models", timeout=0.05)
+            caller.do(each.get, f"{world.globe.url}/models", timeout=caller.family.Timeout(5, read=0.05))
 
 
 def test_timeouts_of_routed_requests_are_the_familys(caller: Caller, world: World) -> None:
     for region in world.all:
         region.latency = 2.0
     client = caller.client(world.config())
+    timeout = caller.family.Timeout(5, read=0.05)
     with pytest.raises(caller.family.ReadTimeout):
-        caller.do(client.post, f"{world.globe.url}/chat/completions", json=CHAT, timeout=0.05)
+        caller.do(client.post, f"{world.globe.url}/chat/completions", json=CHAT, timeout=timeout)
 
 
 def test_a_passed_through_connection_is_kept_as_long_as_with_the_bare_client(caller: Caller, world: World) -> None:
@@ -223,3 +226,40 @@ def expired(caller: Caller, client: Any, world: World, auth: dict[str, str], bef
     eventually(lambda: False, 0.1)
     caller.do(client.get, f"{world.globe.url}/models", headers=auth)
     return world.globe.connections > before
+
+
+@pytest.mark.parametrize(
+    ("what", "reason"),
+    [
+        ("a generator", "its body cannot be sent again"),
+        ("a form", "its body is no JSON object"),
+        ("no JSON", "its body is no JSON object"),
+        ("another model", "no route serves its model"),
+    ],
+)
+def test_what_is_not_routed_says_why(caller: Caller, world: World, what: str, reason: str) -> None:
+    routes = [world.route(region, model={"m": "m"}) for region in (world.near, world.far)]
+    client = caller.client(Config(routes, global_url=world.globe.url, probe_interval=0))
+    heard: list[Event] = []
+    client.router.subscribe(heard.append)
+    bodies: dict[str, dict[str, Any]] = {
+        "a generator": {"content": pieces(is_async=caller.is_async, body=b"")},
+        "a form": {"data": {"model": "m"}},
+        "no JSON": {"content": b"hello"},
+        "another model": {"json": {**CHAT, "model": "another"}},
+    }
+    world.globe.api_keys = ()
+    world.globe.set(Status(503))
+    response = caller.do(client.post, f"{world.globe.url}/chat/completions", **bodies[what])
+    assert (response.status_code, posts(world.globe)) == (503, 1)  # sent once, whatever comes of it
+    assert posts(world.near) == posts(world.far) == 0
+    assert heard == [PassedThrough("/chat/completions", reason)]
+
+
+def test_what_is_none_of_our_business_is_not_told(caller: Caller, world: World) -> None:
+    client = caller.client(world.config())
+    heard: list[Event] = []
+    client.router.subscribe(heard.append)
+    caller.do(client.get, f"{world.globe.url}/models")
+    caller.do(client.post, f"{world.globe.url}/files", content=b"file")
+    assert heard == []

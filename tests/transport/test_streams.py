@@ -126,7 +126,7 @@ def test_a_bad_event_after_content_is_an_error_of_the_sdk(caller: Caller, world:
 
 def test_content_comes_as_it_is_made(caller: Caller, world: World) -> None:
     """The first token is handed on while the others are still being made."""
-    world.near.token_interval = 0.5
+    world.near.token_interval = 5
     client = measure(caller.client(world.config()))
     sdk = caller.sdk(client, world.globe.url)
     stream = caller.do(sdk.chat.completions.create, **STREAM)

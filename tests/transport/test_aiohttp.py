@@ -1,0 +1,328 @@
+"""`SMARTROUTE_BACKEND=aiohttp`: what is its own. That it keeps the promises, all other tests of the transport show."""
+
+import asyncio
+import socket
+import sys
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
+from typing import Any
+
+import httpcore2
+import httpx2
+import pytest
+
+import smartroute.httpx2
+from smartroute import Config, ConfigError, Route
+from smartroute.testing import Region
+from smartroute.transport.aiohttp import MOST_OF_HEAD, AiohttpPool
+from smartroute.transport.async_wire import AsyncWire
+from tests.test_imports import loaded_by
+from tests.transport.kit import ASYNC, CHAT, AsyncCaller, World
+
+SECRET = b"fake-secret"
+WHOLE = b"HTTP/1.1 200 Fine\r\nContent-Length: 4\r\n\r\nbody"
+Get = Callable[..., httpcore2.Request]
+
+
+class Tape:
+    """A server that notes what it is sent, and answers each request with the next of its lines."""
+
+    def __init__(self, *lines: bytes, then_close: bool = False) -> None:
+        self.heard: list[bytes] = []  # of each connection
+        self._lines = iter(lines)
+        self._then_close = then_close
+        self._server = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{self._server.getsockname()[1]}"
+        self._thread = threading.Thread(target=self._accept, daemon=True)
+        self._serving: list[threading.Thread] = []
+        self._peers: list[socket.socket] = []
+        self._thread.start()
+
+    def close(self) -> None:
+        for sock in (self._server, *self._peers):
+            with suppress(OSError):  # the other end was quicker
+                sock.shutdown(socket.SHUT_RDWR)
+        self._server.close()
+        for thread in (self._thread, *self._serving):
+            thread.join(20)
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                peer, _ = self._server.accept()
+            except OSError:
+                return
+            self._peers.append(peer)
+            self.heard.append(b"")
+            thread = threading.Thread(target=self._serve, args=(peer, len(self.heard) - 1), daemon=True)
+            self._serving.append(thread)
+            thread.start()
+
+    def _serve(self, peer: socket.socket, number: int) -> None:
+        answered = 0
+        with peer:
+            while data := peer.recv(65536):
+                self.heard[number] += data
+                ends = self.heard[number].count(b"}") + self.heard[number].count(b"GET")
+                if ends > answered:
+                    answered = ends
+                    peer.sendall(next(self._lines))
+                    if self._then_close:
+                        return
+
+
+@contextmanager
+def tape(*lines: bytes, then_close: bool = False) -> Iterator[Tape]:
+    made = Tape(*lines, then_close=then_close)
+    try:
+        yield made
+    finally:
+        made.close()
+
+
+@asynccontextmanager
+async def pool(**options: Any) -> AsyncIterator[AiohttpPool]:
+    """A pool of connections; none is left behind."""
+    wire = AsyncWire(time.monotonic)
+    defaults = {
+        "ssl_context": None,
+        "max_connections": None,
+        "max_keepalive_connections": None,
+        "keepalive_expiry": None,
+        "local_address": None,
+        "socket_options": None,
+    }
+    made = AiohttpPool(**(defaults | {"network_backend": wire} | options))
+    try:
+        yield made
+    finally:
+        await made.aclose()
+        await wire.aclose()
+
+
+def get(url: str, **timeouts: float) -> httpcore2.Request:
+    headers = [(b"Host", b"x")]
+    return httpcore2.Request("GET", f"{url}/models", headers=headers, extensions={"timeout": timeouts})
+
+
+async def read(pool: AiohttpPool, request: httpcore2.Request) -> bytes:
+    """The body of the response, which is then closed."""
+    response = await pool.handle_async_request(request)
+    try:
+        return b"".join([piece async for piece in response.aiter_stream()])
+    finally:
+        await response.aclose()
+
+
+# --- What goes over the wire ---------------------------------------------------------------------------------
+
+ODD = {"X-oDd": "a  b", "x-twice": "1", "accept-encoding": "gzip", "cookie": "a=b"}
+
+
+@pytest.mark.parametrize("to", ["route", "global"])
+@pytest.mark.parametrize("headers", [ODD, ODD | {"Transfer-Encoding": "chunked"}], ids=["length", "chunked"])
+@pytest.mark.parametrize("size", [1, 200_000])
+def test_the_same_bytes_are_sent_as_over_httpcore(to: str, headers: dict[str, str], size: int) -> None:
+    answer = b'HTTP/1.1 200 OK\r\nContent-Length: 14\r\n\r\n{"choices":[]}'
+
+    async def sent(backend: str) -> bytes:
+        with tape(answer) as server:
+            base = f"{server.url}/v1%7E/~a"
+            routes = [Route(base if to == "route" else "http://127.0.0.1:1/v1", name="near", api_key="fake-key")]
+            global_url = "off" if to == "route" else base
+            config = Config(routes, global_url=global_url, probe_interval=0, backend=backend)
+            async with smartroute.httpx2.AsyncClient(config) as client:
+                url = f"{base}/chat/completions?api-version=%7E2~&b=c%2Fd"
+                body = b'{"model": "' + b"m" * size + b'"}'
+                response = await client.post(url, content=body, headers=headers)
+            assert response.headers["x-smartroute-route"] == ("near" if to == "route" else "global")
+        return server.heard[0].replace(server.url[7:].encode(), b"HOST")
+
+    ours, theirs = asyncio.run(sent("aiohttp")), asyncio.run(sent("httpcore"))
+    assert ours == theirs
+    assert ours.startswith(b"POST /v1%7E/~a/chat/completions?api-version=%7E2~")
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        [(b"Host", b"x"), (b"X-Bad", b"a\r\nX-Smuggled: " + SECRET)],
+        [(b"Host", b"x"), (b"X-Bad", b"a\nb")],
+        [(b"Host", b"x"), (b"X-Bad", b"\x00" + SECRET)],
+        [(b"Host", b"x"), (b"X-Bad", b" " + SECRET)],
+        [(b"Host", b"x"), (b"X Bad", SECRET)],
+        [(b"Host", b"x"), (b"", SECRET)],
+        [(b"Host", b"x"), (b"Content-Length", b"5")],
+        [(b"Host", b"x"), (b"Content-Length", b"-1")],
+        [(b"Host", b"x"), (b"Host", b"y")],
+        [(b"Accept", b"*/*")],
+    ],
+)
+async def test_a_request_that_cannot_be_sent_is_not_begun(headers: list[tuple[bytes, bytes]]) -> None:
+    with tape() as server:
+        async with pool() as ours:
+            request = httpcore2.Request("GET", server.url, headers=headers)
+            with pytest.raises(httpcore2.LocalProtocolError) as caught:
+                await ours.handle_async_request(request)
+            assert SECRET.decode() not in repr(caught.value)
+        assert server.heard == []
+
+
+# --- What comes back -----------------------------------------------------------------------------------------
+
+
+async def test_a_response_comes_back_as_it_was_sent() -> None:
+    head = b"HTTP/1.0 299 Quite \xe9 well\r\nX-oNe:  1 \r\nx-one: 2\r\nEmpty:\r\nContent-Length: 4\r\n\r\n"
+    with tape(b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early\r\nlink: x\r\n\r\n" + head + b"body") as server:
+        async with pool() as ours, httpcore2.AsyncConnectionPool() as theirs:
+            mine = await ours.handle_async_request(get(server.url))
+            assert await mine.aread() == b"body"
+            await mine.aclose()
+            with tape(head + b"body") as other:
+                expected = await theirs.handle_async_request(get(other.url))
+                assert await expected.aread() == b"body"
+                await expected.aclose()
+    assert (mine.status, mine.headers) == (expected.status, expected.headers)
+    for name in ("http_version", "reason_phrase"):
+        assert mine.extensions[name] == expected.extensions[name]
+
+
+@pytest.mark.parametrize(
+    "length", [b"Content-Length: 4\r\n\r\nbody", b"Transfer-Encoding: chunked\r\n\r\n4\r\nbody\r\n0\r\n\r\n"]
+)
+@pytest.mark.parametrize("rest", [b"", WHOLE, SECRET])
+async def test_what_follows_a_response_spoils_the_connection_not_the_response(length: bytes, rest: bytes) -> None:
+    with tape(b"HTTP/1.1 200 Fine\r\n" + length + rest, WHOLE) as server:
+        async with pool() as ours:
+            assert await read(ours, get(server.url)) == b"body"
+            assert await read(ours, get(server.url)) == b"body"
+        assert len(server.heard) == (2 if rest else 1)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"",
+        b"HTTP/1.1 200 OK\r\nContent-Le",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 400\r\n\r\n" + SECRET,
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nbody\r\n",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nbody\r\n" + SECRET + b"\r\n",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip\r\n\r\nbody",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n",
+        b"HTTP/1.1 099 OK\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nX: " + b"y" * 2 * MOST_OF_HEAD + b"\r\n\r\n",
+        b"HTTP/1.1 100 Continue\r\n\r\n" * 20_000,
+        b"HTTP/1.1 200 OK\r\n" + SECRET + b"\r\n\r\n",
+        SECRET + b"\r\n\r\n",
+    ],
+)
+async def test_what_is_no_whole_response_is_an_error(answer: bytes) -> None:
+    with tape(answer, then_close=True) as server:
+        async with pool() as ours:
+            with pytest.raises((httpcore2.RemoteProtocolError, httpcore2.NetworkError)) as caught:
+                await read(ours, get(server.url, read=20))
+            assert SECRET.decode() not in f"{caught.value!r} {caught.value.__cause__!r}"
+            assert ours.connections == []
+
+
+async def test_a_body_without_a_length_ends_with_its_connection() -> None:
+    with tape(b"HTTP/1.1 200 OK\r\n\r\nbody", then_close=True) as server:
+        async with pool() as ours:
+            assert await read(ours, get(server.url)) == b"body"
+            assert ours.connections == []
+
+
+@pytest.mark.parametrize("status", [204, 304])
+async def test_a_response_without_a_body_keeps_its_connection(status: int) -> None:
+    with tape(b"HTTP/1.1 %d x\r\n\r\n" % status, WHOLE) as server:
+        async with pool() as ours:
+            assert await read(ours, get(server.url)) == b""
+            assert await read(ours, get(server.url)) == b"body"
+        assert len(server.heard) == 1
+
+
+# --- The pool ------------------------------------------------------------------------------------------------
+
+
+async def test_a_request_waits_for_its_turn_and_no_longer() -> None:
+    with tape(WHOLE, WHOLE, WHOLE) as server:
+        async with pool(max_connections=1) as ours:
+            first = await ours.handle_async_request(get(server.url))
+            with pytest.raises(httpcore2.PoolTimeout):
+                await ours.handle_async_request(get(server.url, pool=0.01))
+            gone = asyncio.create_task(read(ours, get(server.url)))
+            second = asyncio.create_task(read(ours, get(server.url, pool=20)))
+            await asyncio.sleep(0)
+            gone.cancel()
+            await first.aclose()
+            assert await second == b"body"
+            assert await read(ours, get(server.url, pool=5)) == b"body"
+            with pytest.raises(asyncio.CancelledError):
+                await gone
+        assert len(server.heard) == 1
+
+
+async def test_no_more_connections_are_kept_than_may_be() -> None:
+    with Region("near") as near:
+        async with pool(max_keepalive_connections=2) as ours:
+            url = near.url
+            responses = [await ours.handle_async_request(get(url)) for _ in range(4)]
+            assert not any(connection.is_idle() for connection in ours.connections)
+            for response in responses:
+                await response.aread()
+                await response.aclose()
+            assert [connection.is_idle() for connection in ours.connections] == [True, True]
+            assert [connection.has_expired() for connection in ours.connections] == [False, False]
+
+
+async def test_connections_that_are_not_needed_expire() -> None:
+    with Region("near") as near:
+        async with pool(keepalive_expiry=0.3) as ours:
+            both = [await ours.handle_async_request(get(near.url)) for _ in range(2)]
+            for response in both:
+                await response.aread()
+                await response.aclose()
+            (first, last) = ours.connections
+            until = time.monotonic() + 20
+            while not first.has_expired() and time.monotonic() < until:
+                await asyncio.sleep(0.1)
+                await read(ours, get(near.url))  # each time over the same
+            assert first not in ours.connections
+            assert last in ours.connections or last.has_expired()
+
+
+# --- What is asked of it in vain -----------------------------------------------------------------------------
+
+
+def test_http2_is_refused_with_a_remedy() -> None:
+    with pytest.raises(ConfigError, match=r"HTTP/2.*http2=True.*httpcore"):
+        smartroute.httpx2.AsyncClient(Config(global_url="off", backend="aiohttp"), http2=True)
+    smartroute.httpx2.Client(Config(backend="aiohttp"), http2=True).close()  # no business of a sync client
+
+
+def test_where_aiohttp_is_missing_the_configuration_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "aiohttp", None)
+    with pytest.raises(ConfigError, match="SMARTROUTE_BACKEND: aiohttp is not installed; run pip install"):
+        Config.from_env({"SMARTROUTE_BACKEND": "aiohttp"})
+
+
+def test_aiohttp_is_loaded_only_where_it_is_used() -> None:
+    for backend, expected in (("httpcore", False), ("aiohttp", True)):
+        script = f"import smartroute.httpx2 as s; s.AsyncClient(s.Config(backend={backend!r}))"
+        assert ("aiohttp" in loaded_by(script)) is expected
+
+
+@ASYNC
+def test_what_passes_through_is_sent_by_httpcore(caller: AsyncCaller, world: World) -> None:
+    """It is nobody's business how: uploads, other hosts and all that a plain client can."""
+    client = caller.client(world.config())
+    response = caller.do(client.get, f"{world.globe.url}/models", headers={"Authorization": "Bearer fake-console-key"})
+    assert response.status_code == 200
+    (home,) = client.transport._driver._homes.values()
+    assert [type(pool) for pool in home.pools._plain.values()] == [httpcore2.AsyncConnectionPool]
+    caller.do(client.post, f"{world.globe.url}/chat/completions", json=CHAT)
+    kind = AiohttpPool if caller.backend == "aiohttp" else httpcore2.AsyncConnectionPool
+    assert {type(pool) for pool, _ in home.pools._routes.values()} == {kind}
+    assert isinstance(response, httpx2.Response) or caller.family is not httpx2
