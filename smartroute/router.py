@@ -94,7 +94,7 @@ class Router:
             has_key=bool(config.global_api_key),
             clock=clock,
         )
-        self._agreed_at = -inf
+        self._agreed_at: dict[int | None, float] = {}
         self._racing_until = now
         self._last_request: float | None = None
         self._awake_since = now
@@ -306,13 +306,13 @@ class Router:
         with self._lock:
             return self._hedges.take(now)
 
-    def agreed(self, now: float) -> None:
-        """A request that may have been at fault itself has failed at another endpoint too."""
-        self._agreed_at = now
+    def second_opinion(self, status: int, now: float, *, same: bool) -> None:
+        """What one endpoint has answered with this status another one could not answer either (`same`), or could."""
+        self._agreed_at[status] = now if same else -inf
 
-    def is_unanimous(self, now: float) -> bool:
-        """Whether that has just happened."""
-        return now - self._agreed_at < UNANIMITY
+    def is_unanimous(self, status: int | None, now: float) -> bool:
+        """Whether second opinions about this status have just been the same."""
+        return now - self._agreed_at.get(status, -inf) < UNANIMITY
 
     def diverted(self, attempt: Attempt) -> None:
         """No connection to an attempt's route was made in the time that it should have taken: is it alive?"""

@@ -104,12 +104,12 @@ class Fleet(Protocol):
         """Take a hedging token."""
         ...
 
-    def agreed(self, now: float) -> None:
-        """A request that may have been at fault itself has failed at another endpoint too."""
+    def second_opinion(self, status: int, now: float, *, same: bool) -> None:
+        """What one endpoint has answered with this status another one could not answer either (`same`), or could."""
         ...
 
-    def is_unanimous(self, now: float) -> bool:
-        """Whether that has just happened."""
+    def is_unanimous(self, status: int | None, now: float) -> bool:
+        """Whether second opinions about this status have just been the same."""
         ...
 
     def diverted(self, attempt: Attempt) -> None:
@@ -286,6 +286,8 @@ class Exchange:
             return self._failed(Spoiled(attempt, Failure.STATUS, f"status {attempt.status}", attempt.status), now)
         attempt.content_at = now
         self._fleet.answered(self, attempt, now)
+        if self._one_other is not None and self._one_other.error_status is not None:
+            self._fleet.second_opinion(self._one_other.error_status, now, same=False)
         for earlier in self.attempts:  # now that another endpoint answered, it is clear whose fault it was
             if earlier.rule is None or earlier.endpoint is attempt.endpoint:
                 continue
@@ -408,8 +410,9 @@ class Exchange:
                 continue
             if rule.again is Again.OTHER_MODEL and self._model_at(attempt.endpoint) == self._model_at(route):
                 continue
-            if attempt.sent and not (free and self._is_promised(candidate, rule, now)) and not self._fleet.replay(now):
-                self._starved = not rescue and candidate.reason != "last_resort"
+            promised = free and self._is_promised(candidate, rule, attempt.error_status, now)
+            if attempt.sent and not promised and not self._fleet.replay(now):
+                self._starved |= not rescue and rule.again is Again.ELSEWHERE and candidate.reason != "last_resort"
                 continue
             if rule.again is not Again.ELSEWHERE and self._one_other is None:
                 self._one_other = attempt
@@ -419,13 +422,13 @@ class Exchange:
             return self._send(route, "rescue" if rescue else "failover", now, race=race)
         return None
 
-    def _is_promised(self, candidate: Candidate, rule: Rule, now: float) -> bool:
+    def _is_promised(self, candidate: Candidate, rule: Rule, status: int | None, now: float) -> bool:
         """Whether a move is what promise 3 says: to global, or the first one, to what may be healthy.
 
         But no outage is fed: an open route costs a token, the SDK's own retries do, and so does a second opinion where
         second opinions have just been the same.
         """
-        if rule.again is not Again.ELSEWHERE and self._fleet.is_unanimous(now):
+        if rule.again is not Again.ELSEWHERE and self._fleet.is_unanimous(status, now):
             return False
         if candidate.route.kind is Kind.GLOBAL:
             return True
@@ -466,8 +469,8 @@ class Exchange:
         """Nowhere else to go: the most telling thing that happened goes to the caller."""
         other = self._one_other
         if answer is None and other is not None:
-            if self.attempts[-1] is not other:
-                self._fleet.agreed(now)
+            if other.error_status is not None and self.attempts[-1] is not other:
+                self._fleet.second_opinion(other.error_status, now, same=True)
             if not _is_own_refusal(other, self.attempts):
                 answer = other
         answer = answer or _most_telling(self.attempts)

@@ -178,7 +178,7 @@ class PlainFleet:
             self.order.append(Candidate(fallback, None, State.CLOSED, "fallback"))
         self.budget, self.hedges = replays(self.clock()), hedges(self.clock())
         self.flying: Counter[str] = Counter()
-        self.agreed_at = -inf
+        self.agreed_at: dict[int | None, float] = {}
         self.rankings = 0
         self.departures = 0
         self.learned: list[str] = []
@@ -242,11 +242,11 @@ class PlainFleet:
     def diverted(self, attempt: Attempt) -> None:
         self.diversions.append(attempt.endpoint.name)
 
-    def agreed(self, now: float) -> None:
-        self.agreed_at = now
+    def second_opinion(self, status: int, now: float, *, same: bool) -> None:
+        self.agreed_at[status] = now if same else -inf
 
-    def is_unanimous(self, now: float) -> bool:
-        return now < self.agreed_at + 10.0
+    def is_unanimous(self, status: int | None, now: float) -> bool:
+        return now < self.agreed_at.get(status, -inf) + 10.0
 
     def departed(self, exchange: Exchange, attempt: Attempt) -> None:
         self.flying[attempt.endpoint.name] += 1
