@@ -417,6 +417,19 @@ class Router:
         if first:
             self._listeners.incumbent_changed(None, known.route)
 
+    def outpaced(self, exchange: Exchange, attempt: Attempt, now: float) -> None:
+        """A hedge has answered, and this attempt has not: it would have taken longer, nobody knows how long.
+
+        Taken as if it had answered now: were only those learned from that beat their hedges, a route that has become
+        slow would never be found out.
+        """
+        known = self._known.get(attempt.endpoint.name)
+        if known is not None and not attempt.late:
+            with self._lock:
+                busy = known.load.busy
+                self._patience.learn(exchange.call, now - attempt.departed, known.latency, now, busy=busy)
+                known.refresh(now)
+
     def blamed(self, exchange: Exchange, attempt: Attempt, now: float, *, unreachable: bool) -> None:
         """An attempt failed through its endpoint's fault."""
         known = self._known.get(attempt.endpoint.name)
@@ -508,7 +521,8 @@ class Router:
             the claims, and the wait in seconds; None: nobody has asked for a while, rest until somebody does.
         """
         now = self.clock()
-        if self._closed or self._last_request is None or now - self._last_request > QUIET:
+        awake = self._last_request is not None and now - self._last_request <= QUIET
+        if self._closed or not (awake or any(known.silence.wanted for known in self._allowed)):
             return [], None
         with self._lock:
             claims, wait = self._schedule.claim(prober, self._allowed, now, offline=self._offline.now)

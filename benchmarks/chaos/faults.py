@@ -261,7 +261,7 @@ CASES = {
         Case("429 on all", saturated, AS_PLAIN, check=smallest_wait),
         _outage("all 503", on_all(Status(503))),
         _outage("all reset", on_all(Reset())),
-        _outage("all refused", stop("best", "second", "third", "global")),
+        _outage("all refused", stop("best", "second", "third", "global"), again=False),
         _outage("all silent", on_all(Silence()), patience=2.5, calls=2),
         # Stories
         Case("everything down and back", stop(), play=plays.back_again),

@@ -62,6 +62,8 @@ ERROR_LIMIT = 1.0
 """Seconds that an error's body may take where another endpoint is to be asked."""
 LOOK_AGAIN = 1.0
 """Seconds after which an attempt is looked after again whose route is dead, if there was nowhere else to go."""
+NO_HEDGE = ("suspect", "last_resort")
+"""What stands for such a reason in the ranking says nothing, or has asked to be left alone."""
 KEPT_FOR_GLOBAL = 1.0
 """Seconds of the deadline that attempts on routes leave to the global endpoint."""
 
@@ -126,6 +128,10 @@ class Fleet(Protocol):
 
     def answered(self, exchange: "Exchange", attempt: Attempt, now: float) -> None:
         """An attempt brought an answer: its route is healthy, its times may be learned from."""
+        ...
+
+    def outpaced(self, exchange: "Exchange", attempt: Attempt, now: float) -> None:
+        """A hedge has answered, and this attempt has not: it would have taken longer, nobody knows how long."""
         ...
 
     def blamed(self, exchange: "Exchange", attempt: Attempt, now: float, *, unreachable: bool) -> None:
@@ -339,12 +345,11 @@ class Exchange:
         if self._is_answer(attempt, rule, status):
             return self._conclude(attempt, now)
         live = [other for other in self.attempts if other.ended is None]
-        if any(not other.rescued for other in live):
-            return Wait()
-        if command := self._move(attempt, rule, now):
+        if all(other.rescued for other in live) and (command := self._move(attempt, rule, now)):
             return command
-        for other in live:  # another endpoint may be back before it is answered
-            other.rescued, other.check_at = False, now + LOOK_AGAIN
+        for other in live:  # another endpoint may be back before they are answered
+            if other.rescued:
+                other.rescued, other.check_at = False, now + LOOK_AGAIN
         return Wait() if live else self._conclude(None, now)
 
     # Where next
@@ -387,11 +392,16 @@ class Exchange:
             if not (_is_refusal(attempt) and _is_refusal(self._one_other)):
                 return None
             only_global = True  # whose key and model are the caller's own: the routes' may be mistaken alike
-        if self.call.retry and sum(a.sent for a in self.attempts) >= MOST_ATTEMPTS_OF_A_RETRY:
+        if self.call.retry and sum(a.sent and not a.stale for a in self.attempts) >= MOST_ATTEMPTS_OF_A_RETRY:
             return None
         if self._out_of_time(now):
             return None
-        tried = {a.endpoint.name for a in self.attempts if a.sent or a.ended is None or not rescue}
+        given_up = Failure.OVERTAKEN  # by us: such an endpoint has not had its chance
+        tried = {
+            a.endpoint.name
+            for a in self.attempts
+            if a.failure is not given_up and (a.sent or a.ended is None or not rescue)
+        }
         self._ranked = None
         ranking = [c for c in self._ranking(now) if c.route.name not in tried]
         if self.call.retry and attempt.sent:  # the plain SDK would have sent its retry to global in the first place
@@ -450,7 +460,7 @@ class Exchange:
         for candidate in self._ranking(now):
             if candidate.route is attempt.endpoint:
                 continue
-            if candidate.score is None or candidate.reason == "suspect" or candidate.state != State.CLOSED:
+            if candidate.score is None or candidate.state != State.CLOSED or candidate.reason in NO_HEDGE:
                 return None
             worth_it_at = attempt.departed + candidate.score
             if now < worth_it_at - TICK:
@@ -469,7 +479,8 @@ class Exchange:
         """Nowhere else to go: the most telling thing that happened goes to the caller."""
         other = self._one_other
         if answer is None and other is not None:
-            if other.error_status is not None and self.attempts[-1] is not other:
+            last = self.attempts[-1]
+            if other.error_status is not None and last is not other and last.error_status == other.error_status:
                 self._fleet.second_opinion(other.error_status, now, same=True)
             if not _is_own_refusal(other, self.attempts):
                 answer = other
@@ -485,7 +496,9 @@ class Exchange:
         self.delivered = attempt
         for other in self.attempts:
             if other is not attempt and other.ended is None:
-                if other.rescued and attempt.content_at is not None:  # somebody else did answer
+                if attempt.reason == "hedge" and attempt.content_at is not None:
+                    self._fleet.outpaced(self, other, now)
+                elif other.rescued and attempt.content_at is not None:  # somebody else did answer
                     other.failure, other.detail = Failure.SILENCE, "no answer came"
                     self._fleet.blamed(self, other, now, unreachable=False)
                 self._over(other, now, how="superseded")
@@ -539,7 +552,8 @@ class Exchange:
     @property
     def _on_routes(self) -> int:
         """How often it was sent to routes, each with one of its keys."""
-        return sum(a.sent and not a.on_global and a.reason != "next_key" for a in self.attempts)
+        on_routes = (a for a in self.attempts if a.sent and not a.on_global)
+        return sum(a.reason != "next_key" and a.failure is not Failure.OVERTAKEN for a in on_routes)
 
     @property
     def _pinned(self) -> bool:
@@ -557,6 +571,7 @@ def _most_telling(attempts: Sequence[Attempt]) -> Attempt:
     401, 403 or 404 says nothing about the failure that led there. If every endpoint is saturated, the
     shortest wait is the answer.
     """
+    attempts = [a for a in attempts if a.failure is not Failure.OVERTAKEN]
     if all(a.status == 429 for a in attempts):
         return min(attempts, key=lambda a: float("inf") if a.wait is None else a.wait)
     answers = [a for a in attempts if a.status is not None and a.status >= 400]

@@ -58,7 +58,7 @@ class Schedule:
             if len(claimed) >= MOST_AT_ONCE:
                 wait = TURN
                 break
-            if known.silence.wanted and now >= known.verifying_until and known.breaker.state is not State.OPEN:
+            if known.silence.wanted and now >= known.verifying_until:
                 known.verifying_until = now + LEASE
                 claimed.append(Claim(known.route, fresh=True, limit=known.latency.verification_limit))
             if not self.interval or now < known.probing_until:

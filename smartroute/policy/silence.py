@@ -66,8 +66,9 @@ class Silence:
         self.wanted = self._unconnected = True
 
     def connected(self) -> None:
-        """A probe was answered."""
+        """A probe was answered. If a verification has failed before, another one is to tell."""
         self._unconnected = False
+        self.wanted |= self.failures > 0
 
     def verified(self, started: float, now: float, *, alive: bool) -> None:
         """A verification is over."""

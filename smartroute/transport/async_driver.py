@@ -269,7 +269,7 @@ class AsyncDriver(DriverBase):
         exchange, request = trip.exchange, trip.intake.request
         match command:
             case Raise():
-                raise self._exception(trip.flights[command.attempt.number], request)
+                raise self._exception(trip, command.attempt)
             case Wait():
                 raise AssertionError("there is nothing to wait for")
             case Deliver():

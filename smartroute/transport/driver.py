@@ -275,13 +275,18 @@ class DriverBase:
             core.status, headers=headers, stream=stream, extensions={**core.extensions, "smartroute": journey}
         )
 
-    def _exception(self, flight: Flight, request: httpx2.Request) -> Exception:
-        """The caller's exception, in its own family's words."""
-        attempt = flight.watch.attempt
-        if flight.error is None:
-            message = f"{attempt.endpoint.name}: {attempt.detail}"
-            return self.family.RemoteProtocolError(message, request=request)
-        return self.mapped(flight.error, request)
+    def _exception(self, trip: Trip, attempt: Attempt) -> Exception:
+        """The caller's exception, in its own family's words, with a note of what was tried."""
+        request, error = trip.intake.request, trip.flights[attempt.number].error
+        if error is None:
+            raised: Exception = self.family.RemoteProtocolError(
+                f"{attempt.endpoint.name}: {attempt.detail}", request=request
+            )
+        else:
+            raised = self.mapped(error, request)
+        tried = (f"{r.endpoint} ({r.detail or f'status {r.status}'})" for r in trip.exchange.records(self.clock()))
+        raised.add_note(f"smartroute tried {', '.join(tried)}")
+        return raised
 
     def mapped(self, error: Exception, request: httpx2.Request) -> Exception:
         """The caller's exception for one of the wire's."""

@@ -189,6 +189,7 @@ class PlainFleet:
         self.waits: dict[str, float] = {}
         self.refusals: list[str] = []
         self.diversions: list[str] = []
+        self.outpaces: list[str] = []
         self.endings: list[tuple[str, str | None]] = []
 
     def begin(self, call: Call, *, deadline: float | None = None, at_once: bool = False) -> Exchange:
@@ -260,6 +261,9 @@ class PlainFleet:
 
     def answered(self, exchange: Exchange, attempt: Attempt, now: float) -> None:
         self.learned.append(attempt.endpoint.name)
+
+    def outpaced(self, exchange: Exchange, attempt: Attempt, now: float) -> None:
+        self.outpaces.append(attempt.endpoint.name)
 
     def blamed(self, exchange: Exchange, attempt: Attempt, now: float, *, unreachable: bool) -> None:
         self.blames.append((attempt.endpoint.name, attempt.failure))

@@ -507,6 +507,19 @@ def test_the_sdks_own_retry_makes_two_attempts_at_most(build: Build, outcome: Ou
     assert flight.path == ["a", "b"]
 
 
+def test_what_was_stale_does_not_use_up_the_sdks_own_retry(build: Build) -> None:
+    end, flight = fly(build(), call(retry=1), a=[lost(reused=True), says(503)], worldwide=streams())
+    assert isinstance(end, Deliver)
+    assert flight.path == ["a", "a", "global"]
+
+
+def test_who_is_plainly_sick_has_no_opinion(build: Build) -> None:
+    world = build("a", "b", fallback=False)
+    assert fly(world, STREAM, a=says(500), b=says(503))[1].path == ["a", "b"]
+    broke(world)
+    assert len(fly(world, STREAM, a=says(500), b=says(500))[1].path) == 2
+
+
 def test_global_costs_the_sdks_own_retry_nothing(build: Build) -> None:
     world = build("a", "b", "c")
     broke(world)

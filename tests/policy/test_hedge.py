@@ -92,6 +92,7 @@ def test_the_first_content_wins_and_nobody_is_to_blame(of: Call) -> None:
         assert delivered == Deliver(both[winner])
         journey.exchange.settle(both[winner], "complete", fleet.clock())
         assert fleet.blames == []
+        assert fleet.outpaces == ["a"] * winner  # it has taken that long at least
         assert fleet.endings == [("ba"[winner], "superseded"), ("ab"[winner], "complete")]
         assert fleet.in_flight() == 0
 
@@ -127,6 +128,7 @@ def test_only_a_healthy_route_is_asked() -> None:
     for other in (
         Candidate(b, EXPECTED, State.CLOSED, "suspect"),
         Candidate(b, EXPECTED, State.OPEN, "last_resort"),
+        Candidate(b, EXPECTED, State.CLOSED, "last_resort"),
         Candidate(b, EXPECTED, State.HALF_OPEN, "next"),
         Candidate(b, None, State.CLOSED, "next"),
     ):
@@ -164,6 +166,19 @@ def test_when_both_fail_it_goes_elsewhere() -> None:
     assert journey.fails(hedge) == Wait()
     third = journey.departs(journey.fails(journey.first))
     assert (third.endpoint.name, third.reason) == ("c", "failover")
+
+
+def test_when_the_rescue_of_a_hedge_fails_the_hedge_is_looked_after_again() -> None:
+    fleet = SlowFleet("a", "b", "c")
+    journey = begin(fleet)
+    hedge = journey.departs(journey.look())
+    fleet.dies("b")
+    rescue = journey.departs(journey.exchange.feed(Quiet(hedge), fleet.clock()))
+    assert journey.fails(rescue) == Wait()
+    assert hedge.check_at is not None
+    fleet.clock.advance(hedge.check_at - fleet.clock())
+    last = journey.departs(journey.exchange.feed(Quiet(hedge), fleet.clock()))
+    assert last.on_global
 
 
 def test_a_dead_route_makes_it_a_rescue() -> None:
@@ -244,3 +259,32 @@ def test_of_a_request_of_unknown_size_nothing_is_slow() -> None:
     clock = Clock()
     router = Router(Config([route("a"), route("b")], global_url=None, hedge=True), clock=clock)
     assert hedged_after(router) is None
+
+
+def test_a_route_that_becomes_slow_is_found_out_though_its_requests_are_hedged() -> None:
+    router = warm(hedge=True)
+    clock = router.clock
+    assert isinstance(clock, Clock)
+    on_the_slow_one = 0
+    for _ in range(60):
+        clock.advance(60.0)
+        exchange = router.begin(STREAM)
+        assert exchange is not None
+        command = exchange.start(clock())
+        assert isinstance(command, Send)
+        answering = command.attempt
+        answering.depart(clock(), reused=False)
+        if answering.endpoint.name == "a":
+            on_the_slow_one += 1
+            while not isinstance(command := exchange.feed(Quiet(answering), clock()), Send):
+                assert answering.check_at is not None
+                clock.advance(max(answering.check_at - clock(), 0.0))
+            answering = command.attempt
+            answering.depart(clock(), reused=False)
+        clock.advance(EXPECTED)
+        exchange.feed(Answered(answering, 200, None, event_stream=True, encoded=False), clock())
+        exchange.feed(Content(answering), clock())
+        exchange.settle(answering, "complete", clock())
+        router.finish(exchange, "answered")
+    assert on_the_slow_one < 20  # it is left, and looked at now and then
+    assert status(router, "a").factor > 1.2

@@ -188,7 +188,7 @@ def test_a_rescue_that_fails_with_nowhere_else_to_go_leaves_the_first(build: Bui
     assert isinstance(journey.answers(journey.first), Deliver)
 
 
-@pytest.mark.parametrize("failure", [Failure.POOL_TIMEOUT, Failure.OVERTAKEN, Failure.CONNECT])
+@pytest.mark.parametrize("failure", [Failure.POOL_TIMEOUT, Failure.CONNECT])
 def test_a_rescue_that_never_left_is_sent_again_when_there_is_somewhere_to_go(failure: Failure) -> None:
     fleet = PlainFleet([route("a"), route("b")], None)
     journey = Journey(fleet)
@@ -200,6 +200,20 @@ def test_a_rescue_that_never_left_is_sent_again_when_there_is_somewhere_to_go(fa
     assert 0.5 < fleet.clock() - before < 2.0
     assert journey.path() == [("b", "rescue")] * 2
     assert isinstance(journey.answers(rescue), Deliver)
+
+
+def test_what_was_given_up_for_an_earlier_attempt_is_asked_again_if_that_fails_too() -> None:
+    fleet = PlainFleet([route("a"), route("b")], None)
+    journey = Journey(fleet)
+    rescue = journey.rescued()
+    assert journey.fails(journey.first) == Wait()  # it had begun to answer
+    again = journey.departs(journey.fails(rescue, Failure.OVERTAKEN))
+    assert journey.path() == [("b", "rescue"), ("b", "failover")]
+    command = journey.fails(again, Failure.TRUNCATED)
+    assert isinstance(command, Raise)
+    assert command.attempt is again
+    journey = Journey(PlainFleet([route("a")], None))
+    assert isinstance(journey.fails(journey.first), Raise)
 
 
 def test_after_a_rescue_that_was_sent_and_failed_another_endpoint_may_turn_up() -> None:

@@ -148,9 +148,10 @@ def test_without_an_interval_there_are_verifications_alone() -> None:
     assert claim(plan, prober, asked(each)) == [("a", True)]
 
 
-def test_an_open_route_is_not_verified() -> None:
+def test_an_open_route_is_verified_too_if_something_waits_on_it() -> None:
     plan, prober, each = schedule(), Prober(), known(opened=True)
-    assert claim(plan, prober, asked(each)) == []
+    assert claim(plan, prober, each) == []
+    assert claim(plan, prober, asked(each)) == [("a", True)]
 
 
 # --- offline -------------------------------------------------------------------------------------------

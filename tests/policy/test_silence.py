@@ -131,6 +131,23 @@ def test_a_route_that_was_opened_begins_anew() -> None:
     assert silence.suspect
 
 
+def asked(silence: Silence) -> bool:
+    return silence.wanted
+
+
+def test_where_a_verification_failed_an_answered_probe_wants_another() -> None:
+    """It came over a kept connection: that says less. But without it nobody would ever ask again."""
+    silence = Silence()
+    for failed in range(DEAD_AFTER):
+        silence.verified(101.0 + failed, 101.5 + failed, alive=False)
+    assert not asked(silence)
+    silence.connected()
+    assert asked(silence)
+    silence.verified(110.0, 110.1, alive=True)
+    silence.connected()
+    assert not asked(silence)
+
+
 # --- proof, for answers that stopped in the middle -----------------------------------------------------
 
 

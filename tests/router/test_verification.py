@@ -11,9 +11,9 @@ from smartroute.policy.outcome import Failure
 from smartroute.policy.patience import LOOK, UNKNOWN_RESCUE
 from smartroute.policy.schedule import Claim
 from smartroute.policy.silence import DEAD_AFTER, PAUSE
-from smartroute.router import Router
+from smartroute.router import QUIET, Router
 from smartroute.testing import Clock
-from tests.policy.driving import PLAIN, STREAM, measured, slowly, streams
+from tests.policy.driving import PLAIN, STREAM, measured, says, slowly, streams, unsent
 from tests.router.kit import Make, Prober, begin, call, each, names, probe, reasons, send, set_out, status
 
 USUAL = 0.3
@@ -284,6 +284,42 @@ def test_what_was_sent_after_the_verification_is_not_moved(router: Router, clock
     waiting = Waiting(router, call(pinned="a"))
     assert waiting.look() == Wait()
     waiting.cancel()
+
+
+def test_what_stopped_in_the_middle_on_an_open_route_has_it_verified_too(router: Router, clock: Clock) -> None:
+    since = clock()
+    for _ in range(3):
+        send(router, a=says(503), b=streams())
+    assert status(router, "a").state == "open"
+    clock.advance(5.0)
+    assert not router.stalled(each(router, "a"), since + 5.0)
+    assert [claim.route.name for claim in verifications(router, Prober())] == ["a"]
+    opens(router, "a")
+    assert router.stalled(each(router, "a"), clock())
+
+
+def test_so_has_what_waits_longer_than_anybody_has_asked(router: Router, waiting: Waiting, clock: Clock) -> None:
+    clock.advance(2 * QUIET)
+    assert router.claim_probes(Prober()) == ([], None)
+    waiting.look()
+    assert [claim.route.name for claim in verifications(router, Prober())] == ["a"]
+
+
+def test_after_an_outage_of_this_machine_nobody_stays_suspect(router: Router, clock: Clock) -> None:
+    for name in "abc" * (2 * DEAD_AFTER):
+        probe(router, name, failure=Failure.CONNECT_TIMEOUT, fresh=True)
+    send(router, a=unsent(), b=unsent(), c=unsent(), worldwide=unsent())
+    for name in "abc":
+        for _ in range(DEAD_AFTER):
+            probe(router, name, failure=Failure.CONNECT_TIMEOUT, fresh=True)
+    clock.advance(5.0)
+    prober = Prober()
+    for _ in range(5):  # back again: whatever is asked is answered
+        for claim in router.claim_probes(prober)[0]:
+            probe(router, claim.route.name, fresh=claim.fresh)
+        send(router, a=streams(), b=streams(), c=streams())
+        clock.advance(10.0)
+    assert [each.suspect for each in router.status()] == [False] * 3
 
 
 # --- suspects ------------------------------------------------------------------------------------------

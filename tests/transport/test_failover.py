@@ -1,5 +1,6 @@
 """What goes wrong before the first content costs the caller nothing while any endpoint is healthy."""
 
+import re
 import time
 from typing import Any
 
@@ -231,6 +232,17 @@ def test_when_everything_fails_the_exception_is_the_familys(
         caller.do(client.post, url, json=CHAT, headers=auth)
     assert type(caught.value) is type(expected.value) is getattr(caller.family, name)
     assert str(caught.value.request.url) == url
+
+
+def test_an_exception_notes_what_was_tried(caller: Caller, world: World) -> None:
+    world.near.stop()
+    world.far.set(Reset(only="post"))
+    world.globe.stop()
+    client = measure(caller.client(world.config()))
+    with pytest.raises(caller.family.TransportError) as caught:
+        caller.do(client.post, f"{world.globe.url}/chat/completions", json=CHAT, headers={"authorization": "fake"})
+    (note,) = caught.value.__notes__
+    assert re.fullmatch(r"smartroute tried near \(connect: .+\), far \(reset.*\), global \(connect: .+\)", note)
 
 
 def test_no_global_endpoint_no_fallback(caller: Caller, world: World) -> None:
