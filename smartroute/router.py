@@ -277,7 +277,7 @@ class Router:
     def handshake(self, route: Route) -> float:
         """How long to wait for a TLS handshake before going elsewhere, in seconds."""
         known = self._known.get(route.name)
-        return known.latency.handshake if known else inf
+        return known.latency.handshake if known else 1.5
 
     def keys(self, call: Call, route: Route) -> tuple[int, int]:
         """How many keys there are to try, and which first: the caller's own where it addressed the route."""
@@ -336,7 +336,7 @@ class Router:
                     self._selector.changed()
                 attempt.overdue_after = self._patience.overdue_after(exchange.call, known.latency)
                 attempt.look_after = min(attempt.overdue_after, LOOK)
-                if self.config.hedge:
+                if self.config.hedge and exchange.call.streaming:
                     attempt.hedge_after = self._patience.hedge_after(exchange.call, known.latency)
                     attempt.look_after = min(attempt.look_after, attempt.hedge_after)
         if exchange.number:
@@ -573,7 +573,7 @@ class Router:
             if claim.fresh:
                 known.silence.verified(started, now, alive=not silent)
                 self._selector.changed()
-            elif silent:
+            elif silent and before is not State.OPEN:
                 known.silence.doubt()
             if before is State.OPEN:
                 known.breaker.probed(now, good=good)

@@ -496,7 +496,7 @@ class Exchange:
         self.delivered = attempt
         for other in self.attempts:
             if other is not attempt and other.ended is None:
-                if attempt.reason == "hedge" and attempt.content_at is not None:
+                if attempt.reason == "hedge" and attempt.content_at is not None and other.number < attempt.number:
                     self._fleet.outpaced(self, other, now)
                 elif other.rescued and attempt.content_at is not None:  # somebody else did answer
                     other.failure, other.detail = Failure.SILENCE, "no answer came"

@@ -48,8 +48,8 @@ class Load:
             self._look(now)
 
     def arrived(self) -> None:
-        """A request is over."""
-        self.in_flight -= 1
+        """A request is over (it may have been the parent process's)."""
+        self.in_flight = max(self.in_flight - 1, 0)
 
     def answered(self, slower: float) -> None:
         """A request was answered while the route was busy, so many times slower than when it is idle."""

@@ -225,6 +225,8 @@ class _Answer(AsyncIterator[bytes]):
             size += len(data)
             start = max(0, len(raw) - 2)
             raw += data
+            if not raw.startswith(b"HTTP/"[: len(raw)]):
+                raise httpcore2.RemoteProtocolError("The response is not HTTP.")
             # Each head is parsed on its own: with something wrong behind it, the parser would not tell of it.
             while blank := _BLANK_LINE.search(raw, start):
                 head, raw, start = bytes(raw[: blank.end()]), raw[blank.end() :], 0

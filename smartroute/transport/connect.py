@@ -167,6 +167,13 @@ class Spares:
                 sock.close()
         return found
 
+    def drop(self, address: tuple[str, int]) -> None:
+        """Close those to an address: they may be as dead as a connection that was made with them."""
+        with self._lock:
+            kept = self._sockets.pop(address, [])
+        for sock, _ in kept:
+            sock.close()
+
     def sweep(self) -> None:
         """Close the connections that nobody wanted in time."""
         for address in tuple(self._sockets):

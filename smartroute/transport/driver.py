@@ -24,7 +24,7 @@ from smartroute.fireworks import NOTED_HEADERS
 from smartroute.policy.exchange import Exchange
 from smartroute.policy.messages import Answered, Attempt, Command, Event, Failed, Record, Send, Wait
 from smartroute.policy.outcome import Failure, retry_after
-from smartroute.policy.patience import LATE
+from smartroute.policy.patience import LATE, LOOK
 from smartroute.route import Kind, Route
 from smartroute.transport.connect import failure_of, is_refused_stream
 from smartroute.transport.pools import PoolOptions, Pools, TransportOptions
@@ -113,8 +113,9 @@ class Trip:
             flight.watch.earlier = [other.watch for other in self._waiting()]
         self.flights[attempt.number] = flight
 
-    def drop_after(self, attempt: Attempt) -> None:
-        """Give up the flights that were begun in the stead of this attempt."""
+    def drop_after(self, attempt: Attempt, now: float) -> None:
+        """Give up the flights that were begun beside this attempt, which is looked after as it was before them."""
+        attempt.rescued, attempt.check_at = False, now + LOOK
         for flight in self._waiting():
             flight.dropped = flight.dropped or flight.watch.attempt.number > attempt.number
 
@@ -186,7 +187,10 @@ class DriverBase:
         watch = Watch(attempt, self.clock, until=attempt.until)
         if attempt.fresh and (address := pools.address(attempt.endpoint)) is not None:
             pools.wire.retirement.doubt(address)
+            pools.wire.spares.drop(address)
         given: dict[str, float | None] = intake.request.extensions.get("timeout", {})
+        if command.beside:  # nobody hears the others while this one connects
+            given = given | {"connect": min(command.handshake, given.get("connect") or command.handshake)}
         limits = dict(given) if proxied else timeouts(given, watch)  # httpcore's own streams take plain timeouts
         if attempt.until is not None:
             left = max(attempt.until - self.clock(), 0.001)
@@ -221,6 +225,8 @@ class DriverBase:
         if failure is Failure.PROTOCOL and not isinstance(error, httpcore2.RemoteProtocolError):
             self.refuse(error, request)
         attempt = flight.watch.attempt
+        if failure is Failure.CONNECT_TIMEOUT and flight.watch.earlier:
+            failure = Failure.POOL_TIMEOUT  # a limit of our own, too: nobody is to blame
         if flight.proxied:
             attempt.sent = failure not in UNSENT
         if is_refused_stream(error):

@@ -36,8 +36,10 @@ Verdict = Content | Whole | Spoiled
 def begins(raw: bytes, attempt: Attempt, *, streaming: bool) -> bool:
     """Whether an answer begins in these bytes of a connection. Its head and its framing may be among them."""
     if not streaming:
-        good = raw.startswith(b"HTTP/1.1 2") if attempt.status is None else attempt.status < 300
-        return good and b"{" in raw
+        if attempt.status is None:
+            head, _, body = raw.partition(b"\r\n\r\n")
+            return head.startswith(b"HTTP/1.1 2") and b"{" in body
+        return attempt.status < 300 and b"{" in raw
     return any(_is_content(line[5:]) for line in raw.splitlines() if line.startswith(b"data:"))
 
 

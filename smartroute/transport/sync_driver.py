@@ -179,7 +179,7 @@ class SyncDriver(DriverBase):
             if overtaken.attempt is not attempt:
                 raise
             attempt.late |= not overtaken.timely
-            trip.drop_after(attempt)
+            trip.drop_after(attempt, self.clock())
             return
         attempt.late = True  # nobody noted when it was answered
         if not isinstance(command, Wait):

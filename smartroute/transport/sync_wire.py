@@ -1,6 +1,7 @@
 """The sync wire: plain sockets under httpcore's sync pool."""
 
 import contextlib
+import os
 import socket
 import ssl
 import threading
@@ -43,6 +44,7 @@ class SyncStream(httpcore2.NetworkStream):
         self._born = born
         self._served = 0
         self._ahead = b""
+        self._process = os.getpid()
 
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
         if self._ahead:
@@ -113,8 +115,9 @@ class SyncStream(httpcore2.NetworkStream):
             raise httpcore2.WriteError(str(error)) from error
 
     def close(self) -> None:
-        with contextlib.suppress(OSError):  # not connected any more
-            self._sock.shutdown(socket.SHUT_RDWR)  # wakes a thread that reads
+        if os.getpid() == self._process:  # in a child process the connection is the parent's
+            with contextlib.suppress(OSError):  # not connected any more
+                self._sock.shutdown(socket.SHUT_RDWR)  # wakes a thread that reads
         self._sock.close()
 
     def start_tls(
@@ -318,5 +321,8 @@ def _dial(
     options: tuple[httpcore2.SOCKET_OPTION, ...],
 ) -> socket.socket:
     sock = socket.create_connection((host, port), seconds, source_address=source)
-    prepare(sock, options)
+    with contextlib.ExitStack() as undo:
+        undo.callback(sock.close)
+        prepare(sock, options)
+        undo.pop_all()
     return sock

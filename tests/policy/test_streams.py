@@ -20,6 +20,7 @@ from smartroute.transport.stream import (
     Holder,
     Tail,
     Verdict,
+    begins,
     holder,
 )
 from tests.policy.driving import route
@@ -391,3 +392,11 @@ def test_the_tail_is_the_same_however_the_bytes_are_cut(stream: bytes, padding: 
     whole = tail(stream)
     cut = tail(*(stream[a:b] for a, b in zip([0, *cuts], [*cuts, len(stream)], strict=True)))
     assert (cut.done, cut.complete) == (whole.done, whole.complete)
+
+
+def test_an_answer_begins_in_the_body_and_not_in_a_header() -> None:
+    attempt = Attempt(1, route("a"), 0, "best", 0.0, None)
+    head = b'HTTP/1.1 200 OK\r\nreport-to: {"group": "x"}\r\n\r\n'
+    assert not begins(head, attempt, streaming=False)
+    assert begins(head + b'{"id"', attempt, streaming=False)
+    assert not begins(b"HTTP/1.1 503 No\r\n\r\n{", attempt, streaming=False)

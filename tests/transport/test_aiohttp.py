@@ -227,6 +227,13 @@ async def test_what_is_no_whole_response_is_an_error(answer: bytes) -> None:
             assert ours.connections == []
 
 
+async def test_what_is_not_http_is_refused_though_the_connection_stays_open() -> None:
+    with tape(b"\x15\x03\x03") as server:  # a TLS alert
+        async with pool() as ours:
+            with pytest.raises(httpcore2.RemoteProtocolError):
+                await read(ours, get(server.url, read=20))
+
+
 async def test_a_body_without_a_length_ends_with_its_connection() -> None:
     with tape(b"HTTP/1.1 200 OK\r\n\r\nbody", then_close=True) as server:
         async with pool() as ours:

@@ -58,3 +58,40 @@ def test_a_fork_shares_no_connection(probes: float) -> None:
         timeout=100,
     )
     assert done.returncode == 0, done.stderr
+
+
+STREAMING = """
+import os
+import smartroute.httpx2
+from smartroute import Config, Route
+from smartroute.testing import Region
+
+with Region("near", tokens=20, token_interval=0.02) as region:
+    config = Config([Route(region.url, name="near", api_key="fake")], global_url=None, probe_interval=0)
+    with smartroute.httpx2.Client(config) as client:
+        url = f"{region.url}/chat/completions"
+        body = {"model": "m", "messages": [], "stream": True}
+        request = client.build_request("POST", url, json=body, headers={"authorization": "Bearer fake"})
+        response = client.send(request, stream=True)
+        chunks = response.iter_raw()
+        next(chunks)
+        child = os.fork()
+        if child == 0:
+            response.close()
+            assert [status.in_flight for status in client.router.status()] == [0]
+            os._exit(0)
+        assert os.waitpid(child, 0)[1] == 0
+        assert b"[DONE]" in b"".join(chunks)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+def test_a_child_that_closes_a_stream_leaves_it_to_its_parent() -> None:
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore::DeprecationWarning", "-c", STREAMING],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=100,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
