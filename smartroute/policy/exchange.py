@@ -396,14 +396,12 @@ class Exchange:
             return None
         if self._out_of_time(now):
             return None
-        given_up = Failure.OVERTAKEN  # by us: such an endpoint has not had its chance
-        tried = {
-            a.endpoint.name
-            for a in self.attempts
-            if a.failure is not given_up and (a.sent or a.ended is None or not rescue)
-        }
+        given_up = {a.endpoint.name for a in self.attempts if a.failure is Failure.OVERTAKEN}
+        others = [a for a in self.attempts if a.failure is not Failure.OVERTAKEN]
+        tried = {a.endpoint.name for a in others if a.sent or a.ended is None or not rescue}
         self._ranked = None
         ranking = [c for c in self._ranking(now) if c.route.name not in tried]
+        ranking.sort(key=lambda c: c.route.name in given_up)  # they have not had their chance: when nobody else is left
         if self.call.retry and attempt.sent:  # the plain SDK would have sent its retry to global in the first place
             only_global |= any(c.route.kind is Kind.GLOBAL for c in ranking)
         for candidate in ranking:
