@@ -360,7 +360,11 @@ class Router:
                 attempt.overdue = True
                 known.silence.overdue(departed)
                 self._selector.changed()
-            rescue_at = departed + self._patience.rescue_after(attempt) if exchange.call.streaming else inf
+            rescue_at = (
+                departed + self._patience.rescue_after(exchange.call, attempt, known.latency)
+                if exchange.call.streaming
+                else inf
+            )
             attempt.slow = now >= rescue_at - TICK
             known.silence.look(departed, now)
             again = now + (known.latency.verification_limit + TICK if known.silence.wanted else LOOK)

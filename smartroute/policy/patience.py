@@ -25,8 +25,12 @@ RESCUE = 2.0
 model behind it seems not to be."""
 LEAST_RESCUE = 1.5
 """Seconds before which none is rescued whose route's verifications are answered."""
-UNKNOWN_RESCUE = 10.0
-"""The same where nothing is known yet of how long answers take."""
+UNKNOWN_RESCUE = 2.0
+"""Seconds after which a streamed attempt is rescued of whose kind nothing is known yet, beside its round trip..."""
+PREFILL = 10_000.0
+"""... and a second more for so many bytes of the prompt: a slow prefill, 2,500 tokens a second..."""
+LAST_UNKNOWN_RESCUE = 10.0
+"""... up to this."""
 LATE = 0.05
 """Seconds by which a thread or an event loop may wake too late before it is not to be trusted."""
 TICK = 0.02
@@ -61,10 +65,11 @@ class Patience:
             return inf
         return latency.round_trip + usual * latency.factor * baseline.slowest
 
-    def rescue_after(self, attempt: Attempt) -> float:
+    def rescue_after(self, call: Call, attempt: Attempt, latency: Latency) -> float:
         """Seconds after its departure from which on a streamed attempt is worth another one."""
         if attempt.overdue_after == inf:
-            return UNKNOWN_RESCUE
+            way = latency.round_trip or 0.0
+            return min(way + UNKNOWN_RESCUE + call.size / PREFILL, LAST_UNKNOWN_RESCUE)
         return max(LEAST_RESCUE, RESCUE * attempt.overdue_after)
 
     def learn(self, call: Call, seconds: float, latency: Latency, now: float, *, busy: bool) -> float:

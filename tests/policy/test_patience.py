@@ -1,12 +1,22 @@
 """How long an answer may take: counted from what is expected, never from a fixed timeout."""
 
+from dataclasses import replace
 from math import inf
 
 import pytest
 
 from smartroute.policy.latency import Latency
 from smartroute.policy.messages import Attempt, Call
-from smartroute.policy.patience import LEAST, LEAST_RESCUE, LEAST_WHOLE, OVERDUE, RESCUE, UNKNOWN_RESCUE, Patience
+from smartroute.policy.patience import (
+    LAST_UNKNOWN_RESCUE,
+    LEAST,
+    LEAST_RESCUE,
+    LEAST_WHOLE,
+    OVERDUE,
+    RESCUE,
+    UNKNOWN_RESCUE,
+    Patience,
+)
 from tests.policy.driving import PLAIN, STREAM, route
 
 
@@ -49,9 +59,10 @@ def test_only_what_is_overdue_for_long_is_worth_another_attempt() -> None:
     attempt = Attempt(1, route("a"), 0, "best", 0.0, None)
     for overdue in (0.01, 1.0, 10.0):
         attempt.overdue_after = overdue
-        assert Patience().rescue_after(attempt) == max(LEAST_RESCUE, RESCUE * overdue) > overdue
+        assert Patience().rescue_after(STREAM, attempt, measured()) == max(LEAST_RESCUE, RESCUE * overdue) > overdue
     attempt.overdue_after = inf
-    assert Patience().rescue_after(attempt) == UNKNOWN_RESCUE
+    assert Patience().rescue_after(STREAM, attempt, measured(0.1)) == pytest.approx(0.1 + UNKNOWN_RESCUE + 0.2)
+    assert Patience().rescue_after(replace(STREAM, size=500_000), attempt, measured()) == LAST_UNKNOWN_RESCUE
 
 
 def test_whole_answers_are_counted_on_their_own() -> None:

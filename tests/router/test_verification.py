@@ -8,7 +8,7 @@ from smartroute.events import BreakerChanged, Event, ProbeEnded
 from smartroute.policy.exchange import Exchange
 from smartroute.policy.messages import Answered, Attempt, Call, Command, Content, Diverted, Quiet, Send, Wait, Whole
 from smartroute.policy.outcome import Failure
-from smartroute.policy.patience import LOOK, UNKNOWN_RESCUE
+from smartroute.policy.patience import LAST_UNKNOWN_RESCUE, LOOK
 from smartroute.policy.schedule import Claim
 from smartroute.policy.silence import DEAD_AFTER, PAUSE
 from smartroute.router import QUIET, Router
@@ -429,9 +429,9 @@ def test_of_a_prompt_that_was_never_seen_little_is_expected(router: Router, cloc
     command: Command = Wait()
     while isinstance(command, Wait):
         probe(router, "a", fresh=True)
-        assert clock() - departed < 1.5 * UNKNOWN_RESCUE
+        assert clock() - departed < 1.5 * LAST_UNKNOWN_RESCUE
         command = waiting.look()
     assert isinstance(command, Send)
-    assert clock() - departed > 0.9 * UNKNOWN_RESCUE
+    assert clock() - departed > 0.9 * LAST_UNKNOWN_RESCUE
     assert not status(router, "a").suspect
     waiting.answer()
