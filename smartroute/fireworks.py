@@ -70,8 +70,8 @@ def parse_handle(host: str) -> Handle:
     return Handle(host, deployment, region.replace("-", "_").upper() if region else None)
 
 
-SCALING_UP = "DEPLOYMENT_SCALING_UP"
-"""The code of a 503 from a deployment without replicas: the first one is ready after minutes."""
+WAITS = {"DEPLOYMENT_SCALING_UP": 60.0}
+"""Seconds for which an error of this code says to leave a route alone: its first replica is ready after minutes."""
 NOTED_HEADERS = frozenset(
     (
         "x-request-id",

@@ -8,9 +8,9 @@ import re
 from contextlib import suppress
 from typing import Any, Protocol, assert_never
 
-from smartroute.fireworks import SCALING_UP
+from smartroute.fireworks import WAITS
 from smartroute.policy.messages import Attempt, Content, Gate, Spoiled, Whole
-from smartroute.policy.outcome import MAX_RETRY_AFTER, Failure, status_of_error
+from smartroute.policy.outcome import Failure, status_of_error
 
 __all__ = ["Holder", "Tail", "begins", "holder"]
 
@@ -126,8 +126,8 @@ class _Error(_Whole):
             code = error.get("code") if isinstance(error, dict) else None
             if isinstance(code, str):
                 self._attempt.error_code = code
-                if code == SCALING_UP and self._attempt.wait is None:
-                    self._attempt.wait = MAX_RETRY_AFTER
+                if self._attempt.wait is None:
+                    self._attempt.wait = WAITS.get(code)
         return Whole(self._attempt)
 
 
