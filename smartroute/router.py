@@ -22,6 +22,7 @@ from smartroute.policy import budget
 from smartroute.policy.breaker import Breaker, State
 from smartroute.policy.exchange import Exchange
 from smartroute.policy.known import TYPICAL_SIZE, Known
+from smartroute.policy.latency import Latency
 from smartroute.policy.messages import Attempt, Call
 from smartroute.policy.offline import CUT_OFF, WITHIN, Offline
 from smartroute.policy.outcome import Failure
@@ -48,6 +49,7 @@ QUARANTINE = 300.0
 """Seconds for which a route is avoided that refused a key or a model which another endpoint accepted."""
 MOST_QUARANTINED = 100
 """Models remembered for a route as not found there."""
+_UNMEASURED = Latency()
 SILENT = frozenset((Failure.READ_TIMEOUT, Failure.CONNECT_TIMEOUT, Failure.DEADLINE))
 """Failures of probes that got no answer."""
 
@@ -277,7 +279,7 @@ class Router:
     def handshake(self, route: Route) -> float:
         """How long to wait for a TLS handshake before going elsewhere, in seconds."""
         known = self._known.get(route.name)
-        return known.latency.handshake if known else 1.5
+        return (known.latency if known else _UNMEASURED).handshake
 
     def keys(self, call: Call, route: Route) -> tuple[int, int]:
         """How many keys there are to try, and which first: the caller's own where it addressed the route."""

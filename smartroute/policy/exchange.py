@@ -254,6 +254,10 @@ class Exchange:
                 attempt.failure = Failure.CANCELLED
                 self._over(attempt, now, how="discarded")
 
+    def begins(self, attempt: Attempt, now: float) -> None:
+        """An attempt begins to be answered, beside which others were made: it is looked after as before them."""
+        attempt.rescued, attempt.check_at = False, now + LOOK_AGAIN
+
     def records(self, now: float) -> tuple[Record, ...]:
         """The attempts so far, as values."""
         return tuple(

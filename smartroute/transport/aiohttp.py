@@ -271,7 +271,7 @@ class _Answer(AsyncIterator[bytes]):
             return
         # The server closed the connection. Where it gave no length, that is the end of the body.
         self.is_last = True
-        with contextlib.suppress(Exception):
+        with contextlib.suppress(Exception):  # whatever it says, what counts is whether the body is whole
             self._parser.feed_eof()
         if not self._payload.is_eof():
             self._error = httpcore2.RemoteProtocolError("The response was cut short.")

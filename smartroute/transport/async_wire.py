@@ -196,7 +196,7 @@ class AsyncStream(httpcore2.AsyncNetworkStream, asyncio.Protocol):
     async def _listen(self, timeout: Limit, hush: Callable[[float], None]) -> None:
         """Wait for more of an answer. If nothing comes for long, find out whether its route is alive."""
         for seconds in listening(timeout, hush):
-            with contextlib.suppress(TimeoutError):
+            with contextlib.suppress(TimeoutError):  # how long to go on is said by `listening`
                 await self._wait(seconds)
                 return
 

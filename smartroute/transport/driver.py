@@ -24,7 +24,7 @@ from smartroute.fireworks import NOTED_HEADERS
 from smartroute.policy.exchange import Exchange
 from smartroute.policy.messages import Answered, Attempt, Command, Event, Failed, Record, Send, Wait
 from smartroute.policy.outcome import Failure, retry_after
-from smartroute.policy.patience import LATE, LOOK
+from smartroute.policy.patience import LATE
 from smartroute.route import Kind, Route
 from smartroute.transport.connect import failure_of, is_refused_stream
 from smartroute.transport.pools import PoolOptions, Pools, TransportOptions
@@ -114,8 +114,8 @@ class Trip:
         self.flights[attempt.number] = flight
 
     def drop_after(self, attempt: Attempt, now: float) -> None:
-        """Give up the flights that were begun beside this attempt, which is looked after as it was before them."""
-        attempt.rescued, attempt.check_at = False, now + LOOK
+        """Give up the flights that were begun beside this attempt: it is being answered."""
+        self.exchange.begins(attempt, now)
         for flight in self._waiting():
             flight.dropped = flight.dropped or flight.watch.attempt.number > attempt.number
 

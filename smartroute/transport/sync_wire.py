@@ -86,7 +86,7 @@ class SyncStream(httpcore2.NetworkStream):
         """Read more of an answer. If nothing comes for long, find out whether its route is alive."""
         for seconds in listening(timeout, hush):
             self._sock.settimeout(seconds)
-            with contextlib.suppress(TimeoutError):
+            with contextlib.suppress(TimeoutError):  # how long to go on is said by `listening`
                 return self._sock.recv(max_bytes)
         raise AssertionError("it goes on until something comes, or an exception")
 

@@ -231,11 +231,8 @@ def deadline(timeout: Limit) -> float:
     return inf if seconds is None else timeout.watch.clock() + seconds
 
 
-def listening(timeout: Limit, hush: Callable[[float], None]) -> Iterator[float | None]:
-    """How long to listen for more of an answer, each time that nothing came: up to the caller's own limit.
-
-    Yields:
-        seconds; None: any number.
+def listening(timeout: Limit, hush: Callable[[float], None]) -> Iterator[float]:
+    """How many seconds to listen for more of an answer, each time that nothing came: up to the caller's own limit.
 
     Raises:
         RegionDied: nothing more will come.

@@ -168,6 +168,17 @@ def test_when_both_fail_it_goes_elsewhere() -> None:
     assert (third.endpoint.name, third.reason) == ("c", "failover")
 
 
+def test_what_was_sent_after_the_hedge_that_answers_has_not_been_outpaced() -> None:
+    fleet = SlowFleet("a", "b", "c")
+    journey = begin(fleet)
+    hedge = journey.departs(journey.look())
+    fleet.dies("b")
+    rescue = journey.departs(journey.exchange.feed(Quiet(hedge), fleet.clock()))
+    assert isinstance(journey.answers(hedge), Deliver)
+    assert rescue.ended is not None
+    assert fleet.outpaces == ["a"]
+
+
 def test_when_the_rescue_of_a_hedge_fails_the_hedge_is_looked_after_again() -> None:
     fleet = SlowFleet("a", "b", "c")
     journey = begin(fleet)
