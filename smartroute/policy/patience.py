@@ -58,12 +58,11 @@ class Patience:
         return max(least, (latency.round_trip or 0.0) + expected * max(OVERDUE, baseline.slowest))
 
     def hedge_after(self, call: Call, latency: Latency) -> float:
-        """Seconds after its departure by which 99 of 100 such answers of the route have come."""
-        baseline = self.baseline if call.streaming else self._whole
-        usual = baseline.expect(call.model, call.size)
+        """Seconds after the departure of a streamed request by which 99 of 100 of the route's answers have come."""
+        usual = self.baseline.expect(call.model, call.size)
         if usual is None or latency.round_trip is None:
             return inf
-        return latency.round_trip + usual * latency.factor * baseline.slowest
+        return latency.round_trip + usual * latency.factor * self.baseline.slowest
 
     def rescue_after(self, call: Call, attempt: Attempt, latency: Latency) -> float:
         """Seconds after its departure from which on a streamed attempt is worth another one."""
