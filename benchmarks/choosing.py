@@ -10,7 +10,7 @@ from typing import NamedTuple
 from benchmarks.tables import table
 from smartroute.config import Config
 from smartroute.policy.messages import Answered, Attempt, Call, Content, Hold, Send
-from smartroute.policy.schedule import Claim
+from smartroute.policy.schedule import Claim, Finding
 from smartroute.route import Route
 from smartroute.router import Router
 
@@ -47,7 +47,7 @@ def measured_router(count: int) -> Router:
     for number, route in enumerate(routes):
         claim = Claim(route, fresh=False, limit=1.0)
         seconds, now = 0.01 + 0.001 * number, time.monotonic()
-        router.probed(claim, round_trip=seconds, status=200, failure=None, unreachable=False, started=now)
+        router.probed(claim, Finding(now, 200, seconds))
     for _ in range(100):
         request(router)
     return router

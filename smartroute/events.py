@@ -14,15 +14,22 @@ from smartroute.route import Route
 
 __all__ = [
     "AttemptEnded",
+    "AttemptOverdue",
     "AttemptStarted",
     "BreakerChanged",
+    "CertificateExpiring",
+    "CertificateRefused",
+    "ConnectivityChanged",
     "Event",
     "ExchangeEnded",
     "ExchangeStarted",
     "IncumbentChanged",
+    "KeyRefused",
     "Listener",
     "PassedThrough",
     "ProbeEnded",
+    "Quarantined",
+    "VerificationStarted",
 ]
 
 
@@ -55,8 +62,9 @@ class AttemptStarted:
         attempt: 1 for the first attempt of the exchange.
         url: where to, without a query string.
         reason: why this endpoint: that of the exchange, or `failover`, `next_key`, `stale_connection`,
-            `connection_race`, `rescue` (beside an attempt whose route is silent).
-        headers: raw header pairs that a listener may add to (`traceparent`); they are sent along.
+            `connection_race`, `rescue` (beside an attempt whose route is silent), `hedge` (beside one that is slow).
+        headers: raw header pairs that a listener may add to (`traceparent`); those that may travel are sent along.
+        candidate: what was known of the endpoint when it was chosen, where that is not what the exchange began with.
         resends: how often the request was sent before, in this exchange.
     """
 
@@ -67,7 +75,18 @@ class AttemptStarted:
     url: str
     reason: str
     headers: list[tuple[bytes, bytes]]
+    candidate: Candidate | None = None
     resends: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptOverdue:
+    """Nothing has come of an attempt in the time that it should have taken. `waited`: how long that is."""
+
+    exchange: int
+    attempt: int
+    endpoint: Route
+    waited: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,13 +97,17 @@ class AttemptEnded:
         status: the status code, if a response came.
         failure: why it failed; None if it did not.
         detail: the failure in words, for people.
+        delivered: whether the caller got its answer.
+        duration: from the start of the attempt to its end.
+        reused: whether it went over a connection that had served before.
+        departed: from the start of the attempt to its first byte (a new connection takes its round trips here).
         first_byte: from the start of the attempt to the response's headers.
         first_content: from the start of the attempt to the first content handed to the caller.
         stream: how the body ended: `complete`, `closed` (by the caller, before its end),
             `interrupted`, `discarded`; None without a body. `diverted`: nothing was sent, because the
             connection to another endpoint was ready first. `superseded`: another attempt of the exchange
             brought content first.
-        size: bytes of the body that the caller received.
+        size: bytes of the body that the caller received, in so many `chunks`.
         headers: response headers worth keeping (request id, vendor timings), names in lower case.
     """
 
@@ -94,10 +117,15 @@ class AttemptEnded:
     status: int | None
     failure: Failure | None
     detail: str
+    delivered: bool
+    duration: float
+    reused: bool
+    departed: float | None
     first_byte: float | None
     first_content: float | None
     stream: str | None
     size: int
+    chunks: int
     headers: tuple[tuple[str, str], ...]
 
 
@@ -124,26 +152,54 @@ class ExchangeEnded:
 
 @dataclass(frozen=True, slots=True)
 class BreakerChanged:
-    """A route's health changed. `exchange` is the one that caused it, None for a probe."""
+    """A route's health changed. `exchange` or `verification` is the one that caused it; None for other probes."""
 
     route: Route
     before: str
     after: str
     cause: str
     exchange: int | None
+    verification: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class VerificationStarted:
+    """A probe on a fresh connection is on its way, because exchanges wait for its route.
+
+    Attributes:
+        verification: its number.
+        url: what it GETs.
+        headers: raw header pairs that a listener may add to; those that may travel are sent along.
+        exchanges: the numbers of the exchanges that asked for it, the first in front.
+    """
+
+    verification: int
+    route: Route
+    url: str
+    headers: list[tuple[bytes, bytes]]
+    exchanges: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class ProbeEnded:
-    """A background probe is over. `round_trip` is None if the route did not answer in health.
+    """A probe is over.
 
-    `fresh`: it was a verification, on a connection of its own, because the route owed an answer.
+    Attributes:
+        round_trip: None if the route did not answer in health.
+        failure: the class of the failure, or the status code; None if it did not fail. `detail`: in words.
+        fresh: it was a verification, on a connection of its own, because the route owed an answer.
+        verification: the number under which it was begun; None if nobody was told.
+        exchanges: the numbers of the exchanges that waited for it.
     """
 
     route: Route
     round_trip: float | None
     failure: str | None
     fresh: bool = False
+    status: int | None = None
+    detail: str = ""
+    verification: int | None = None
+    exchanges: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,15 +224,70 @@ class PassedThrough:
     reason: str
 
 
+@dataclass(frozen=True, slots=True)
+class Quarantined:
+    """A route refused what another endpoint accepted, and is avoided for so many `seconds`.
+
+    Attributes:
+        status: what it answered.
+        model: the model that it does not have; None: a key was refused, and no model gets there.
+    """
+
+    route: Route
+    status: int | None
+    model: str | None
+    seconds: float
+    exchange: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class KeyRefused:
+    """A key of a route was refused, and another of its keys accepted. Keys are counted from 1."""
+
+    route: Route
+    refused: int
+    accepted: int
+
+
+@dataclass(frozen=True, slots=True)
+class CertificateRefused:
+    """An endpoint's certificate was not accepted. `detail`: why not, in words."""
+
+    endpoint: Route
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class CertificateExpiring:
+    """An endpoint's certificate will be refused in so many seconds, unless it is renewed."""
+
+    endpoint: Route
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectivityChanged:
+    """No endpoint at all can be reached any more, or one can be again: this machine is offline, or online."""
+
+    online: bool
+
+
 Event = (
     ExchangeStarted
     | AttemptStarted
+    | AttemptOverdue
     | AttemptEnded
     | ExchangeEnded
     | BreakerChanged
+    | VerificationStarted
     | ProbeEnded
     | IncumbentChanged
     | PassedThrough
+    | Quarantined
+    | KeyRefused
+    | CertificateRefused
+    | CertificateExpiring
+    | ConnectivityChanged
 )
 
 

@@ -8,6 +8,8 @@ from collections.abc import Callable
 from queue import Empty, SimpleQueue
 
 from smartroute.config import Config
+from smartroute.log import Log
+from smartroute.route import RouteStatus
 from smartroute.router import Router
 from smartroute.telemetry import Telemetry
 
@@ -43,8 +45,9 @@ def acquire(user: object, config: Config | None, router: Router | None) -> Route
         if router in _observed:
             return router
         _observed.add(router)
+    router.subscribe(Log(router.config.routes, fallback=router.config.global_route is not None))
     try:
-        router.subscribe(Telemetry())
+        router.subscribe(_telemetry(weakref.ref(router)))
     except Exception:  # a broken installation of OpenTelemetry must not break the client
         logger.warning("OpenTelemetry cannot be used; there will be no spans and no metrics.", exc_info=True)
     return router
@@ -55,6 +58,18 @@ def release(user: object) -> None:
     if (give_back := _releases.pop(user, None)) is not None:
         give_back()
     _settle()
+
+
+def _telemetry(router: weakref.ref[Router]) -> Telemetry:
+    """The telemetry of a router, which has nothing to say of it once it is closed."""
+
+    def status() -> tuple[RouteStatus, ...]:
+        return () if (alive := router()) is None or alive.closed else alive.status()
+
+    def budgets() -> dict[str, float]:
+        return {} if (alive := router()) is None or alive.closed else alive.budgets()
+
+    return Telemetry(status=status, budgets=budgets)
 
 
 def _share(config: Config) -> Router:

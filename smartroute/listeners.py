@@ -10,6 +10,7 @@ from typing import ClassVar
 from smartroute import events
 from smartroute.policy.exchange import Exchange
 from smartroute.policy.messages import Attempt
+from smartroute.policy.schedule import Claim, Finding
 from smartroute.policy.selection import Candidate
 from smartroute.route import Route
 
@@ -78,13 +79,14 @@ class Listeners:
                 attempt.endpoint.url + exchange.call.path,
                 attempt.reason,
                 attempt.headers,
+                exchange.known(attempt.endpoint),
                 sum(earlier.sent for earlier in exchange.attempts),
             )
         )
 
-    def attempt_ended(self, exchange: Exchange, attempt: Attempt, how: str | None, size: int) -> None:
+    def attempt_ended(self, exchange: Exchange, attempt: Attempt, how: str | None) -> None:
         """An attempt is over."""
-        since = attempt.started
+        since, ended = attempt.started, attempt.ended or attempt.started
         self.emit(
             events.AttemptEnded(
                 exchange.number,
@@ -93,37 +95,40 @@ class Listeners:
                 attempt.status,
                 attempt.failure,
                 attempt.detail,
+                exchange.delivered is attempt,
+                ended - since,
+                attempt.reused,
+                attempt.sent_at and attempt.sent_at - since,
                 attempt.first_byte and attempt.first_byte - since,
                 attempt.content_at and attempt.content_at - since,
                 how,
-                size,
+                attempt.size,
+                attempt.chunks,
                 attempt.notes,
             )
         )
 
-    def passed_through(self, path: str, reason: str) -> None:
-        """A request to a routed path is not routed."""
-        logger.debug("A request to %s is not routed: %s", path, reason)
-        if self._all:
-            self.emit(events.PassedThrough(path, reason))
-
-    def breaker_changed(self, route: Route, before: str, after: str, cause: str, exchange: Exchange | None) -> None:
+    def breaker_changed(self, route: Route, before: str, after: str, cause: str, by: Exchange | Claim | None) -> None:
         """A route's health changed."""
-        logger.info("Route %s: %s -> %s (%s)", route, before, after, cause)
-        if self._all:
-            number = exchange.number if exchange else None
-            self.emit(events.BreakerChanged(route, before, after, cause, number or None))
+        exchange = by.number or None if isinstance(by, Exchange) else None
+        verification = by.number if isinstance(by, Claim) and by.exchanges else None
+        self.emit(events.BreakerChanged(route, before, after, cause, exchange, verification))
 
-    def incumbent_changed(self, before: Route | None, after: Route) -> None:
-        """Requests go elsewhere by default."""
-        logger.info("Requests go to route %s by default (before: %s).", after, before)
-        if self._all:
-            self.emit(events.IncumbentChanged(before, after))
-
-    def probe_ended(self, route: Route, round_trip: float | None, failure: str | None, *, fresh: bool) -> None:
-        """A probe is over."""
-        if self._all:
-            self.emit(events.ProbeEnded(route, round_trip if failure is None else None, failure, fresh))
+    def probe_ended(self, claim: Claim, found: Finding, askers: tuple[int, ...]) -> None:
+        """A probe is over, whatever came of it."""
+        told = bool(claim.exchanges)
+        self.emit(
+            events.ProbeEnded(
+                claim.route,
+                found.round_trip if found.failure is None and not found.late else None,
+                found.failure,
+                claim.fresh,
+                found.status,
+                found.detail,
+                claim.number if told else None,
+                askers if told else (),
+            )
+        )
 
     def _is_active(self, listener: events.Listener) -> bool:
         try:

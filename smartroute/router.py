@@ -7,7 +7,6 @@ called from any thread. Decisions are made under a lock, listeners are told afte
 
 from __future__ import annotations
 
-import logging
 import random as _random
 import threading
 import time
@@ -27,24 +26,23 @@ from smartroute.policy.messages import Attempt, Call
 from smartroute.policy.offline import CUT_OFF, WITHIN, Offline
 from smartroute.policy.outcome import Failure
 from smartroute.policy.patience import LOOK, TICK, Patience
-from smartroute.policy.schedule import Claim, Schedule
+from smartroute.policy.schedule import Claim, Finding, Schedule
 from smartroute.policy.selection import Candidate, candidate
 from smartroute.policy.selector import Selection, Selector
 from smartroute.policy.silence import DEAD_AFTER, Silence
 from smartroute.route import GLOBAL, Route, RouteStatus
-from smartroute.settings import key_variable
 
 if TYPE_CHECKING:
     from smartroute.config import Config
 
 __all__ = ["Router"]
 
-logger = logging.getLogger("smartroute")
-
 QUIET = 300.0
 """Seconds after the last request for which routes are still probed."""
 UNANIMITY = 10.0
 """Seconds for which second opinions cost a token after two endpoints have had the same one."""
+EXPIRES_SOON = 14 * 86_400.0
+"""Seconds before its end at which a certificate should have been renewed; or a quarter of its life, if that is less."""
 QUARANTINE = 300.0
 """Seconds for which a route is avoided that refused a key or a model which another endpoint accepted."""
 MOST_QUARANTINED = 100
@@ -116,6 +114,13 @@ class Router:
                 known.status(usual, now, probing=probing, incumbent=known.standing in incumbents)
                 for known in self._known.values()
             )
+
+    def budgets(self) -> dict[str, float]:
+        """How many tokens each budget has: `replay`, for what may be sent twice after a failure, and `hedge`."""
+        now = self.clock()
+        with self._lock:
+            left = {"replay": self._replays.left(now)}
+            return left | {"hedge": self._hedges.left(now)} if self.config.hedge else left
 
     def rank(
         self, *, model: str | None = None, size: int = TYPICAL_SIZE, conversation: str | None = None
@@ -245,7 +250,7 @@ class Router:
         for known in forgotten:
             self._changed(known, State.OPEN, State.HALF_OPEN, "it has not been probed for long", None)
         if moved is not None:
-            self._listeners.incumbent_changed(*moved)
+            self._listeners.emit(events.IncumbentChanged(*moved))
         number, deadline = self._listeners.number(), self.config.deadline
         exchange = Exchange(call, self, first, reason, number=number, deadline=deadline, at_once=at_once, talk=talk)
         if number:
@@ -254,7 +259,7 @@ class Router:
 
     def passed_through(self, path: str, reason: str) -> None:
         """A request to a routed path is not routed."""
-        self._listeners.passed_through(path, reason)
+        self._listeners.emit(events.PassedThrough(path, reason))
 
     def finish(self, exchange: Exchange, outcome: str) -> None:
         """The whole exchange is over: `answered`, `failed`, `interrupted` or `cancelled`. Once for each."""
@@ -316,12 +321,13 @@ class Router:
         """Whether second opinions about this status have just been the same."""
         return now - self._agreed_at.get(status, -inf) < UNANIMITY
 
-    def diverted(self, attempt: Attempt) -> None:
+    def diverted(self, exchange: Exchange, attempt: Attempt) -> None:
         """No connection to an attempt's route was made in the time that it should have taken: is it alive?"""
         known = self._known.get(attempt.endpoint.name)
         if known is not None and known.latency.round_trip is not None:
             with self._lock:
                 known.silence.unconnected()
+                known.asked_by(exchange.number)
                 self._selector.changed()
 
     def departed(self, exchange: Exchange, attempt: Attempt) -> None:
@@ -358,7 +364,7 @@ class Router:
             attempt.hedge_due = now >= hedge_at - TICK
             if now < look_at - TICK:
                 return look_at if attempt.hedge_due else min(look_at, hedge_at)
-            if not attempt.overdue and now >= overdue_at - TICK:
+            if overdue := not attempt.overdue and now >= overdue_at - TICK:
                 attempt.overdue = True
                 known.silence.overdue(departed)
                 self._selector.changed()
@@ -369,15 +375,20 @@ class Router:
             )
             attempt.slow = now >= rescue_at - TICK
             known.silence.look(departed, now)
+            if known.silence.wanted:
+                known.asked_by(exchange.number)
             again = now + (known.latency.verification_limit + TICK if known.silence.wanted else LOOK)
+        if overdue and exchange.number:
+            waited = now - departed
+            self._listeners.emit(events.AttemptOverdue(exchange.number, attempt.number, attempt.endpoint, waited))
         return min([again, *(at for at in (hedge_at, overdue_at, rescue_at) if at - TICK > now)])
 
-    def stalled(self, endpoint: Route, since: float) -> bool:
+    def stalled(self, exchange: Exchange, attempt: Attempt, since: float) -> bool:
         """An endpoint has said nothing more since then, in the middle of an answer. Whether it is proven dead.
 
         If it is not, it is to be verified.
         """
-        known = self._known.get(endpoint.name)
+        known = self._known.get(attempt.endpoint.name)
         if known is None:
             return False
         now = self.clock()
@@ -385,6 +396,7 @@ class Router:
             dead = known.silence.dead_since(since)
             if not dead:
                 known.silence.look(since, now)
+                known.asked_by(exchange.number)
         return dead
 
     def answered(self, exchange: Exchange, attempt: Attempt, now: float) -> None:
@@ -411,17 +423,10 @@ class Router:
                 exchange.talk.home = known.standing
             refused, known.key = known.key, attempt.key if call.addressed != known.route.name else known.key
         if refused != known.key:
-            logger.warning(
-                "Route %s: key %d of %d was refused; key %d is accepted and used from now on. Remedy: take out the "
-                "refused key, or renew it.",
-                known.route.name,
-                refused + 1,
-                len(known.route.keys),
-                known.key + 1,
-            )
+            self._listeners.emit(events.KeyRefused(known.route, refused + 1, known.key + 1))
         self._changed(known, before, after, "a request was answered", exchange)
         if first:
-            self._listeners.incumbent_changed(None, known.route)
+            self._listeners.emit(events.IncumbentChanged(None, known.route))
 
     def outpaced(self, exchange: Exchange, attempt: Attempt, now: float) -> None:
         """A hedge has answered, and this attempt has not: it would have taken longer, nobody knows how long.
@@ -439,13 +444,15 @@ class Router:
     def blamed(self, exchange: Exchange, attempt: Attempt, now: float, *, unreachable: bool) -> None:
         """An attempt failed through its endpoint's fault."""
         known = self._known.get(attempt.endpoint.name)
+        if attempt.failure is Failure.CERTIFICATE:
+            self._listeners.emit(events.CertificateRefused(attempt.endpoint, attempt.detail))
         cut_off = attempt.failure in CUT_OFF
-        restored: list[Known] = []
+        restored: list[Known] | None = None
         if known is None:
             if cut_off:
                 with self._lock:
                     restored = self._lost(attempt.endpoint, now)
-                self._tell_restored(restored)
+                self._tell_lost(restored)
             return
         with self._lock:
             before = known.breaker.state
@@ -458,7 +465,7 @@ class Router:
             if cut_off:
                 restored = self._lost(attempt.endpoint, now)
         self._changed(known, before, after, attempt.detail, exchange)
-        self._tell_restored(restored)
+        self._tell_lost(restored)
 
     def cooled(self, attempt: Attempt, seconds: float, now: float) -> None:
         """A route asked to be left alone for so many seconds."""
@@ -484,22 +491,11 @@ class Router:
                 known.quarantine.clear()
             known.quarantine[scope] = (why, now + QUARANTINE)
             self._selector.changed()
-        if said:
-            return
-        logger.warning(
-            "Route %s: %s (status %s) though another endpoint accepted the same request. "
-            "It is not used for %d s. Remedy: %s.",
-            known.route.name,
-            why,
-            attempt.error_status,
-            QUARANTINE,
-            "check SMARTROUTE_MODEL for this route"
-            if wrong_model
-            else f"set the route's own key in {key_variable(known.route.name)}, or in "
-            "SMARTROUTE_API_KEY if it is every route's (the global endpoint's key is another one)",
-        )
+        if not said:
+            number = exchange.number or None
+            self._listeners.emit(events.Quarantined(known.route, attempt.error_status, scope, QUARANTINE, number))
 
-    def arrived(self, exchange: Exchange, attempt: Attempt, *, how: str | None, size: int) -> None:
+    def arrived(self, exchange: Exchange, attempt: Attempt, how: str | None) -> None:
         """An attempt is over."""
         known = self._known.get(attempt.endpoint.name)
         if known is not None:
@@ -513,7 +509,7 @@ class Router:
                     known.trial = None
                     self._selector.changed()
         if exchange.number:
-            self._listeners.attempt_ended(exchange, attempt, how, size)
+            self._listeners.attempt_ended(exchange, attempt, how)
 
     # For the probers
 
@@ -534,86 +530,96 @@ class Router:
             claims, wait = self._schedule.claim(prober, self._allowed, now, offline=self._offline.now)
         return claims, QUIET if wait is None else wait
 
-    def probed(
-        self,
-        claim: Claim,
-        *,
-        round_trip: float | None,
-        status: int | None,
-        failure: str | None,
-        unreachable: bool,
-        started: float,
-        late: bool = False,
-    ) -> None:
-        """A claimed probe is over.
+    def probing(self, claim: Claim) -> list[tuple[bytes, bytes]]:
+        """A claimed probe is on its way. Gives the headers that listeners want to send along."""
+        headers: list[tuple[bytes, bytes]] = []
+        if claim.exchanges:
+            url = claim.route.url + self.config.probe_path
+            self._listeners.emit(events.VerificationStarted(claim.number, claim.route, url, headers, claim.exchanges))
+        return headers
 
-        Args:
-            round_trip: seconds from the request's first byte to the response's headers; None if none came.
-            failure: the failure's class or the status code; None for an answer below 500.
-            unreachable: no connection could be made.
-            started: when it set out, in monotonic seconds.
-            late: whether this process itself was late, so that nothing was measured but that.
-        """
-        known = self._known[claim.route.name]
-        now = self.clock()
-        if failure is None:
+    def secured(self, attempt: Attempt) -> None:
+        """An attempt or a probe made a connection with a certificate: is it good for some more time?"""
+        if attempt.certificate is not None:
+            begins, ends = attempt.certificate
+            left = ends - self.wall()
+            if left < min(EXPIRES_SOON, (ends - begins) / 4):
+                self._listeners.emit(events.CertificateExpiring(attempt.endpoint, left))
+
+    def probed(self, claim: Claim, found: Finding) -> None:
+        """A claimed probe is over."""
+        known, now = self._known[claim.route.name], self.clock()
+        if found.failure is None:
             self._reached(claim.route)
-        if late:
-            self._unmeasured(known, claim, started, now, alive=failure is None)
-            return
-        good = failure is None and status not in (401, 403)
-        silent = failure in SILENT
-        cause, restored = failure or "probes answered", list[Known]()
+        elif found.failure == Failure.CERTIFICATE:
+            self._listeners.emit(events.CertificateRefused(claim.route, found.detail))
         with self._lock:
-            if claim.fresh:
-                known.verifying_until = now
+            askers, before = known.askers, known.breaker.state
+            if found.late:
+                cause, restored = "", None
+                self._heard_too_late(known, claim, found, now)
             else:
-                known.probing_until = now
-            before = known.breaker.state
-            if failure is None and round_trip is not None:
-                known.latency.saw_round_trip(round_trip, now)
-                if known.silence.suspect:
-                    known.silence.connected()
-                    self._selector.changed()
-                known.refresh(now)
-            if claim.fresh:
-                known.silence.verified(started, now, alive=not silent)
-                self._selector.changed()
-            elif silent and before is not State.OPEN:
-                known.silence.doubt()
-            if before is State.OPEN:
-                known.breaker.probed(now, good=good)
-            elif failure is not None:
-                known.last_failure = (str(Failure.SILENCE) if silent else failure, now)
-                dead = silent and claim.fresh and known.silence.failures >= DEAD_AFTER
-                cause = f"silence: {DEAD_AFTER} verifications failed" if dead else failure
-                cut_off = failure in CUT_OFF or (silent and unreachable)
-                if (dead or not silent) and not (cut_off and self._offline.now):
-                    known.breaker.failed(now, cause, unreachable=unreachable or dead, started=started)
-                    self._opened(known, before, now)
-                if cut_off:
-                    restored = self._lost(claim.route, now)
+                cause, restored = self._measured(known, claim, found, now)
             after = known.breaker.state
-            if after is not before:
-                self._selector.changed()
-        self._changed(known, before, after, cause, None)
-        self._tell_restored(restored)
-        self._listeners.probe_ended(claim.route, round_trip, failure, fresh=claim.fresh)
+        self._changed(known, before, after, cause, claim)
+        self._tell_lost(restored)
+        self._listeners.probe_ended(claim, found, askers)
 
     def unprobed(self, claim: Claim) -> None:
         """A claimed probe was given up without a result (its client closed)."""
-        with self._lock:
-            self._release(self._known[claim.route.name], claim, self.clock())
-
-    def _unmeasured(self, known: Known, claim: Claim, started: float, now: float, *, alive: bool) -> None:
-        """A claimed probe was heard too late to measure anything. That it was answered proves life all the same."""
+        known, now = self._known[claim.route.name], self.clock()
         with self._lock:
             self._release(known, claim, now)
-            if claim.fresh and alive:
-                known.silence.verified(started, now, alive=True)
-                self._selector.changed()
+        if claim.exchanges:
+            self._listeners.probe_ended(claim, Finding(now, failure=Failure.CANCELLED), claim.exchanges)
 
     # Under the lock
+
+    def _measured(self, known: Known, claim: Claim, found: Finding, now: float) -> tuple[str, list[Known] | None]:
+        """Learn from a probe. Gives what its failure is called, and what `_lost` gives."""
+        failure, before = found.failure, known.breaker.state
+        silent = failure in SILENT
+        cause = found.detail or failure or "probes answered"
+        restored: list[Known] | None = None
+        if claim.fresh:
+            known.verifying_until = now
+        else:
+            known.probing_until = now
+        if failure is None and found.round_trip is not None:
+            known.latency.saw_round_trip(found.round_trip, now)
+            if known.silence.suspect:
+                known.silence.connected()
+                self._selector.changed()
+            known.refresh(now)
+        if claim.fresh:
+            known.silence.verified(found.started, now, alive=not silent)
+            if not known.silence.wanted:
+                known.askers = ()
+            self._selector.changed()
+        elif silent and before is not State.OPEN:
+            known.silence.doubt()
+        if before is State.OPEN:
+            known.breaker.probed(now, good=failure is None and found.status not in (401, 403))
+        elif failure is not None:
+            known.last_failure = (str(Failure.SILENCE) if silent else cause, now)
+            dead = silent and claim.fresh and known.silence.failures >= DEAD_AFTER
+            cause = f"silence: {DEAD_AFTER} verifications failed" if dead else cause
+            cut_off = failure in CUT_OFF or (silent and found.unreachable)
+            if (dead or not silent) and not (cut_off and self._offline.now):
+                known.breaker.failed(now, cause, unreachable=found.unreachable or dead, started=found.started)
+                self._opened(known, before, now)
+            if cut_off:
+                restored = self._lost(claim.route, now)
+        if known.breaker.state is not before:
+            self._selector.changed()
+        return cause, restored
+
+    def _heard_too_late(self, known: Known, claim: Claim, found: Finding, now: float) -> None:
+        """A claimed probe was heard too late to measure anything. That it was answered proves life all the same."""
+        self._release(known, claim, now)
+        if claim.fresh and found.failure is None:
+            known.silence.verified(found.started, now, alive=True)
+            self._selector.changed()
 
     def _release(self, known: Known, claim: Claim, now: float) -> None:
         """A claim is nobody's any more. What it was to find out is still to be found out."""
@@ -646,26 +652,21 @@ class Router:
             for known in self._known.values() if ended else ():
                 known.probe_at = known.breaker.retry_at = now
         if ended:
-            logger.warning("An endpoint can be reached again.")
+            self._listeners.emit(events.ConnectivityChanged(online=True))
 
-    def _lost(self, endpoint: Route, now: float) -> list[Known]:
+    def _lost(self, endpoint: Route, now: float) -> list[Known] | None:
         """An endpoint could not be reached. If it was the last, this machine is offline: no route is open for that.
 
         Returns:
-            the routes that were opened in vain, and are not open any more.
+            the routes that were opened in vain, and are not open any more; None if this machine is not offline now.
         """
         if not self._offline.lost(endpoint.name, now):
-            return []
+            return None
         restored = [known for known in self._known.values() if known.breaker.restore(now, WITHIN)]
         for known in restored:
             known.refresh(now)
         self._selector.changed()
-        logger.warning("No endpoint can be reached: this machine seems to be offline.")
         return restored
-
-    def _tell_restored(self, routes: list[Known]) -> None:
-        for known in routes:
-            self._changed(known, State.OPEN, State.CLOSED, "this machine is offline", None)
 
     def _give_up_waiting(self, now: float) -> list[Known]:
         """Put open routes on trial that nobody has probed in time; gives those."""
@@ -710,9 +711,15 @@ class Router:
 
     # After the lock
 
-    def _changed(self, known: Known, before: State, after: State, cause: str, exchange: Exchange | None) -> None:
+    def _changed(self, known: Known, before: State, after: State, cause: str, by: Exchange | Claim | None) -> None:
         if before is not after:
-            self._listeners.breaker_changed(known.route, before, after, cause, exchange)
+            self._listeners.breaker_changed(known.route, before, after, cause, by)
+
+    def _tell_lost(self, restored: list[Known] | None) -> None:
+        if restored is not None:
+            self._listeners.emit(events.ConnectivityChanged(online=False))
+            for known in restored:
+                self._changed(known, State.OPEN, State.CLOSED, "this machine is offline", None)
 
 
 def _imagined(model: str | None, size: object, conversation: str | None) -> Call:

@@ -2,13 +2,12 @@
 
 from math import inf
 from random import Random
-from typing import NamedTuple
 
 from benchmarks.selection.contender import Stage
 from benchmarks.selection.watching import Watcher
 from benchmarks.selection.world import way
 from smartroute.policy.outcome import Failure
-from smartroute.policy.schedule import Claim
+from smartroute.policy.schedule import Claim, Finding
 from smartroute.probe import FIRST_LOOK, LONGEST_WAIT
 from smartroute.router import Router
 
@@ -69,27 +68,11 @@ class Prober:
             answer = network.probe(endpoint, seconds, begins)
             over = answer.at
             failure = FAILURES.get(answer.how) if over <= latest else Failure.READ_TIMEOUT
-        report = Report(claim, now, over - begins if failure is None else None, failure, unreachable)
-        self._stage.engine.at(min(over, latest), self._tell, report)
+        trip = over - begins if failure is None else None
+        found = Finding(now, 200 if failure is None else None, trip, failure, unreachable=unreachable)
+        self._stage.engine.at(min(over, latest), self._tell, claim, found)
 
-    def _tell(self, report: "Report") -> None:
-        if report.failure is None and not report.claim.fresh:  # a fresh connection is for this one question
-            self._stage.network.give_back(self._numbers[report.claim.route.name])
-        self._router.probed(
-            report.claim,
-            round_trip=report.round_trip,
-            status=200 if report.failure is None else None,
-            failure=report.failure,
-            unreachable=report.unreachable,
-            started=report.started,
-        )
-
-
-class Report(NamedTuple):
-    """What came of a probe."""
-
-    claim: Claim
-    started: float
-    round_trip: float | None
-    failure: Failure | None
-    unreachable: bool
+    def _tell(self, claim: Claim, found: Finding) -> None:
+        if found.failure is None and not claim.fresh:  # a fresh connection is for this one question
+            self._stage.network.give_back(self._numbers[claim.route.name])
+        self._router.probed(claim, found)

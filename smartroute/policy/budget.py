@@ -38,11 +38,15 @@ class Budget:
         """A request came in."""
         self.tokens = min(self.tokens + self.per_request, self.capacity)
 
-    def take(self, now: float) -> bool:
-        """Take one token if there is one."""
+    def left(self, now: float) -> float:
+        """How many tokens it has."""
         self.tokens = min(self.tokens + max(now - self.now, 0.0) * self.per_second, self.capacity)
         self.now = max(self.now, now)  # threads may come in another order than they looked at the clock
-        if self.tokens < 1.0:
+        return self.tokens
+
+    def take(self, now: float) -> bool:
+        """Take one token if there is one."""
+        if self.left(now) < 1.0:
             return False
         self.tokens -= 1.0
         return True

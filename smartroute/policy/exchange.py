@@ -114,7 +114,7 @@ class Fleet(Protocol):
         """Whether second opinions about this status have just been the same."""
         ...
 
-    def diverted(self, attempt: Attempt) -> None:
+    def diverted(self, exchange: "Exchange", attempt: Attempt) -> None:
         """No connection to an attempt's route was made in the time that it should have taken."""
         ...
 
@@ -146,7 +146,7 @@ class Fleet(Protocol):
         """A route refused a key or a model that another endpoint accepted."""
         ...
 
-    def arrived(self, exchange: "Exchange", attempt: Attempt, *, how: str | None, size: int) -> None:
+    def arrived(self, exchange: "Exchange", attempt: Attempt, how: str | None) -> None:
         """An attempt is over; told exactly once for each that departed."""
         ...
 
@@ -237,7 +237,7 @@ class Exchange:
                 return self._quiet(event.attempt, now)
         assert_never(event)
 
-    def settle(self, attempt: Attempt, how: str, now: float, *, size: int = 0, detail: str = "") -> None:
+    def settle(self, attempt: Attempt, how: str, now: float, *, detail: str = "") -> None:
         """The delivered body is over: `complete`, `closed` (by the caller) or `interrupted`."""
         if attempt.ended is not None:
             return
@@ -245,7 +245,7 @@ class Exchange:
             attempt.failure, attempt.detail = Failure.TRUNCATED, detail
             if not attempt.on_global:
                 self._fleet.blamed(self, attempt, now, unreachable=False)
-        self._over(attempt, now, how=how, size=size)
+        self._over(attempt, now, how=how)
 
     def cancel(self, now: float) -> None:
         """The caller went away before an answer: nothing is learned, nothing stays behind."""
@@ -258,6 +258,10 @@ class Exchange:
         """An attempt begins to be answered, beside which others were made: it is looked after as before them."""
         attempt.rescued, attempt.check_at = False, now + LOOK_AGAIN
 
+    def known(self, route: Route) -> Candidate | None:
+        """What the last ranking that was needed said of an endpoint."""
+        return next((candidate for candidate in self._ranked or () if candidate.route is route), None)
+
     def records(self, now: float) -> tuple[Record, ...]:
         """The attempts so far, as values."""
         return tuple(
@@ -269,7 +273,7 @@ class Exchange:
 
     def _diverted(self, event: Diverted, now: float) -> Command:
         self._over(event.attempt, now, how="diverted")
-        self._fleet.diverted(event.attempt)
+        self._fleet.diverted(self, event.attempt)
         self.attempts.remove(event.attempt)  # nothing was sent: it was no attempt
         winner = next(rival for rival in self._rivals if rival.name == event.winner)
         return self._send(winner, "connection_race", now, race=False)
@@ -561,9 +565,9 @@ class Exchange:
     def _pinned(self) -> bool:
         return self.call.pinned is not None
 
-    def _over(self, attempt: Attempt, now: float, *, how: str | None, size: int = 0) -> None:
+    def _over(self, attempt: Attempt, now: float, *, how: str | None) -> None:
         attempt.ended = now
-        self._fleet.arrived(self, attempt, how=how, size=size)
+        self._fleet.arrived(self, attempt, how)
 
 
 def _most_telling(attempts: Sequence[Attempt]) -> Attempt:

@@ -15,6 +15,8 @@ __all__ = ["TYPICAL_SIZE", "Known"]
 
 TYPICAL_SIZE = 2_000
 """Bytes of a request, if nobody says how many."""
+MOST_ASKERS = 16
+"""Exchanges that are remembered for having asked for a verification."""
 
 
 @dataclass(slots=True, eq=False)
@@ -34,6 +36,7 @@ class Known:
     probed_at: float = -inf
     probing_until: float = 0.0
     verifying_until: float = 0.0
+    askers: tuple[int, ...] = ()
     trial: Attempt | None = None
     cooldown_until: float = 0.0
     quarantine: dict[str | None, tuple[str, float]] = field(default_factory=dict)
@@ -69,6 +72,11 @@ class Known:
         if self._on_trial:
             return "busy", inf
         return "suspect" if self.silence.suspect else None, inf
+
+    def asked_by(self, exchange: int) -> None:
+        """An exchange waits for a verification."""
+        if exchange and exchange not in self.askers and len(self.askers) < MOST_ASKERS:
+            self.askers += (exchange,)
 
     def is_dead_to(self, attempt: Attempt) -> bool:
         """Whether there is proof, or half of it, that this attempt waits in vain."""

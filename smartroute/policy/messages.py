@@ -88,6 +88,8 @@ class Attempt:
         sent_at: when its first byte was written.
         first_byte: when the response's headers came.
         connect: seconds that its new TCP connection took; None on a kept one.
+        certificate: from when until when the certificate of its new connection is valid, as Unix timestamps.
+        size: bytes of its body that the caller received, in so many `chunks`.
         notes: response headers worth keeping (request id, vendor timings), names in lower case.
         content_at: when its first content (or its whole body) was in hand.
         wait: what its Retry-After asks for, in seconds.
@@ -118,6 +120,9 @@ class Attempt:
     sent_at: float | None = None
     first_byte: float | None = None
     connect: float | None = None
+    certificate: tuple[float, float] | None = None
+    size: int = 0
+    chunks: int = 0
     notes: tuple[tuple[str, str], ...] = ()
     content_at: float | None = None
     ended: float | None = None

@@ -1,14 +1,16 @@
 """When routes are probed: each route often enough to be known, each client's connections often enough to be warm."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
+from itertools import count
 from weakref import WeakKeyDictionary
 
 from smartroute.policy.breaker import State
 from smartroute.policy.known import Known
 from smartroute.route import Route
 
-__all__ = ["Claim", "Schedule"]
+__all__ = ["Claim", "Finding", "Schedule"]
 
 KEEP_WARM = 45.0
 """Seconds after which a client probes a route for its own connections' sake (they are kept for 55)."""
@@ -27,11 +29,41 @@ PROBE_LIMIT = 5.0
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """A probe that is to be made, within `limit` seconds. `fresh`: on a connection of its own (a verification)."""
+    """A probe that is to be made.
+
+    Attributes:
+        fresh: whether on a connection of its own: a verification.
+        limit: seconds that it may take.
+        number: that of a verification, for events; `exchanges`: those that asked for it.
+    """
 
     route: Route
     fresh: bool
     limit: float
+    number: int = 0
+    exchanges: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What came of a probe.
+
+    Attributes:
+        started: when it set out, in monotonic seconds.
+        status: the status code, if it was answered.
+        round_trip: seconds from the request's first byte to the response's headers; None if none came.
+        failure: the failure's class or the status code; None for an answer below 500. `detail`: in words.
+        unreachable: whether no connection could be made.
+        late: whether this process itself was late, so that nothing was measured but that.
+    """
+
+    started: float
+    status: int | None = None
+    round_trip: float | None = None
+    failure: str | None = None
+    detail: str = ""
+    unreachable: bool = False
+    late: bool = False
 
 
 @dataclass(slots=True)
@@ -45,6 +77,7 @@ class Schedule:
 
     interval: float
     random: Callable[[], float]
+    _numbers: Iterator[int] = field(default_factory=partial(count, 1))
     _visits: WeakKeyDictionary[object, dict[str, float]] = field(default_factory=WeakKeyDictionary)
 
     def claim(
@@ -60,7 +93,8 @@ class Schedule:
                 break
             if known.silence.wanted and now >= known.verifying_until:
                 known.verifying_until = now + LEASE
-                claimed.append(Claim(known.route, fresh=True, limit=known.latency.verification_limit))
+                limit, number = known.latency.verification_limit, next(self._numbers)
+                claimed.append(Claim(known.route, fresh=True, limit=limit, number=number, exchanges=known.askers))
             if not self.interval or now < known.probing_until:
                 continue
             name = known.route.name

@@ -132,25 +132,27 @@ class AsyncDriver(DriverBase):
             await pool.aclose()
 
     async def _probe(self, claim: Claim, pool: AsyncPool, proxied: bool) -> None:  # noqa: FBT001
+        added = self.router.probing(claim)
         for key in (keys := self.router.key_order(claim.route)):
             watch = self._probe_watch(claim, key)
-            request = self.rewriter.probe(claim.route, key, self._probe_extensions(watch, claim, proxied=proxied))
+            extensions = self._probe_extensions(watch, claim, proxied=proxied)
+            request = self.rewriter.probe(claim.route, key, added, extensions)
             try:
                 response = await pool.handle_async_request(request)
             except Exception as error:
-                self._report(claim, watch, None, failure_of(error, watch), proxied=proxied)
+                self._report(claim, watch, proxied=proxied, error=error)
                 return
             watch.attempt.first_byte = self.clock()
             with contextlib.suppress(Exception):  # the way is known by now
                 async with contextlib.aclosing(response), contextlib.aclosing(response.aiter_stream()) as source:
                     await _read_away(source, PROBE_BYTES)
             if response.status not in (401, 403) or key == keys[-1]:
-                self._report(claim, watch, response.status, None, proxied=proxied)
+                self._report(claim, watch, proxied=proxied, status=response.status)
                 return
 
-    def forget(self, exchange: Exchange, flight: Flight, size: int) -> None:
+    def forget(self, exchange: Exchange, flight: Flight) -> None:
         """Close a stream that nobody holds any more."""
-        self.settle(exchange, flight, "closed", size)
+        self.settle(exchange, flight, "closed")
         with contextlib.suppress(RuntimeError):  # no loop: its connections went with it
             loop = asyncio.get_running_loop()
             task = loop.create_task(_discard(flight))
@@ -275,12 +277,13 @@ class AsyncDriver(DriverBase):
             case Deliver():
                 pass
         flight = trip.flights.pop(command.attempt.number)
-        self._commit(flight, home.prober)
+        self._commit(flight, exchange, home.prober)
         for other in trip.flights.values():
             await _discard(other)
         if flight.whole:
             content = b"".join(flight.chunks)
-            self.settle(exchange, flight, "complete", len(content))
+            command.attempt.size, command.attempt.chunks = len(content), len(flight.chunks)
+            self.settle(exchange, flight, "complete")
             return self._response(flight, exchange, self.family.ByteStream(content), final=command.final)
         body = self._body(self, exchange, flight, request)
         return self._response(flight, exchange, body, final=command.final)
@@ -401,7 +404,7 @@ class AsyncBody(BodyBase):
     def __del__(self) -> None:
         if self._over:
             return
-        chore = partial(self._driver.forget, self._exchange, self._flight, self._size)
+        chore = partial(self._driver.forget, self._exchange, self._flight)
         try:
             self._loop.call_soon_threadsafe(chore)
         except RuntimeError:  # the loop is closed, its connections went with it

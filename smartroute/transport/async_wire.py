@@ -27,6 +27,7 @@ from smartroute.transport.watch import (
     deadline,
     handshake_limit,
     listening,
+    note_certificate,
     note_write,
 )
 
@@ -247,6 +248,7 @@ class AsyncStream(httpcore2.AsyncNetworkStream, asyncio.Protocol):
         if transport is None:  # closed while shaking hands
             raise httpcore2.ConnectError("the connection was closed during the TLS handshake")
         self._transport = transport
+        note_certificate(timeout, transport.get_extra_info("ssl_object"))
         if self._retirement.closed:
             transport.abort()
             raise httpcore2.ConnectError("the client was closed")

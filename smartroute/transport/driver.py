@@ -25,7 +25,8 @@ from smartroute.policy.exchange import Exchange
 from smartroute.policy.messages import Answered, Attempt, Command, Event, Failed, Record, Send, Wait
 from smartroute.policy.outcome import Failure, retry_after
 from smartroute.policy.patience import LATE
-from smartroute.route import Kind, Route
+from smartroute.policy.schedule import Finding
+from smartroute.route import Kind
 from smartroute.transport.connect import failure_of, is_refused_stream
 from smartroute.transport.pools import PoolOptions, Pools, TransportOptions
 from smartroute.transport.rewrite import OWN_PREFIX, Intake, Rewriter
@@ -238,6 +239,7 @@ class DriverBase:
         """Take note of a response's head."""
         attempt = flight.watch.attempt
         attempt.first_byte = self.clock()
+        self.router.secured(attempt)
         if flight.proxied:
             attempt.sent, attempt.sent_at = True, attempt.started
         flight.response, flight.open = response, True
@@ -302,47 +304,58 @@ class DriverBase:
         """Raise the caller's exception for one of the wire's."""
         raise self.mapped(error, request)
 
-    def settle(self, exchange: Exchange, flight: Flight, how: str, size: int, detail: str = "") -> None:
+    def settle(self, exchange: Exchange, flight: Flight, how: str, detail: str = "") -> None:
         """The delivered body is over."""
         attempt = flight.watch.attempt
         self.open_streams.discard(flight)
-        exchange.settle(attempt, how, self.clock(), size=size, detail=detail)
+        exchange.settle(attempt, how, self.clock(), detail=detail)
         failed = attempt.failure is not None or (attempt.status or 0) >= 400
         outcome = "interrupted" if how == "interrupted" else "failed" if failed else "answered"
         self.router.finish(exchange, outcome)
 
-    def _commit(self, flight: Flight, prober: SyncProber | AsyncProber) -> None:
+    def _commit(self, flight: Flight, exchange: Exchange, prober: SyncProber | AsyncProber) -> None:
         """From here on no limit of ours applies: what is left of the answer comes, or its route proves dead."""
         watch = flight.watch
         watch.until = watch.quiet = None
         if self.looks_after and not flight.proxied:
-            watch.hush = partial(self._hush, watch.attempt.endpoint, prober)
+            watch.hush = partial(self._hush, exchange, watch.attempt, prober)
 
-    def _hush(self, endpoint: Route, prober: SyncProber | AsyncProber, since: float) -> None:
-        if self.router.stalled(endpoint, since):
+    def _hush(self, exchange: Exchange, attempt: Attempt, prober: SyncProber | AsyncProber, since: float) -> None:
+        if self.router.stalled(exchange, attempt, since):
             raise RegionDied
         prober.hurry()
 
     def _report(
-        self, claim: Claim, watch: Watch, status: int | None, failure: Failure | None, *, proxied: bool
+        self,
+        claim: Claim,
+        watch: Watch,
+        *,
+        proxied: bool,
+        status: int | None = None,
+        error: Exception | None = None,
     ) -> None:
-        """Tell the router what a probe found."""
+        """Tell the router what a probe found: an answer's status, or an error."""
         if self.closed:  # and so perhaps broken off
             self.router.unprobed(claim)
             return
         attempt = watch.attempt
         now = self.clock()
+        failure = None if error is None else failure_of(error, watch)
         sent = failure not in UNSENT if proxied else attempt.sent
+        self.router.secured(attempt)
         sick = failure or (str(status) if status is not None and status >= 500 else None)
         sent_at = attempt.sent_at or attempt.started
         self.router.probed(
             claim,
-            round_trip=None if attempt.first_byte is None else attempt.first_byte - sent_at,
-            status=status,
-            failure=sick,
-            unreachable=failure not in (None, Failure.POOL_TIMEOUT) and not sent,
-            started=attempt.started,
-            late=watch.until is not None and (attempt.first_byte or now) > watch.until + LATE,
+            Finding(
+                attempt.started,
+                status,
+                None if attempt.first_byte is None else attempt.first_byte - sent_at,
+                failure=sick,
+                detail="" if failure is None or error is None else describe(failure, error),
+                unreachable=failure not in (None, Failure.POOL_TIMEOUT) and not sent,
+                late=watch.until is not None and (attempt.first_byte or now) > watch.until + LATE,
+            ),
         )
 
     def _probe_watch(self, claim: Claim, key: int) -> Watch:
@@ -397,7 +410,7 @@ class BodyBase:
         self._request = request
         self._held = iter(flight.chunks)
         self._tail = Tail() if flight.event_stream else None
-        self._size = 0
+        self._attempt = flight.watch.attempt
         self._over = False  # from here on there is something to close
         driver.open_streams.add(flight)
 
@@ -407,7 +420,8 @@ class BodyBase:
         return self._tail is not None and self._tail.done and not self._flight.proxied
 
     def _pass(self, chunk: bytes) -> bytes:
-        self._size += len(chunk)
+        self._attempt.size += len(chunk)
+        self._attempt.chunks += 1
         if self._tail is not None:
             self._tail.feed(chunk)
         return chunk
@@ -432,7 +446,7 @@ class BodyBase:
     def _settle(self, how: str, detail: str = "") -> None:
         if not self._over:
             self._over = True
-            self._driver.settle(self._exchange, self._flight, how, self._size, detail)
+            self._driver.settle(self._exchange, self._flight, how, detail)
 
 
 def describe(failure: Failure, error: BaseException) -> str:

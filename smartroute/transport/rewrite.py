@@ -7,7 +7,7 @@ What is read off the caller's request once (`Intake`), and what is sent to each 
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
@@ -185,9 +185,9 @@ class Rewriter:
                 key = self._key(attempt)
                 if key is not None:
                     headers.append((b"Authorization", b"Bearer " + key.encode()))
-        if attempt.headers:
-            added = {name.lower() for name, _ in attempt.headers}
-            headers = [h for h in headers if h[0].lower() not in added] + attempt.headers
+        if added := self._allowed_of(attempt.headers):
+            names = {name.lower() for name, _ in added}
+            headers = [h for h in headers if h[0].lower() not in names] + added
         return httpcore2.Request(b"POST", url, headers=headers, content=Body(body), extensions=dict(extensions))
 
     def passed(self, request: httpx2.Request) -> httpcore2.Request:
@@ -198,11 +198,14 @@ class Rewriter:
             request.method, url, headers=headers, content=request.stream, extensions=request.extensions
         )
 
-    def probe(self, route: Route, key: int, extensions: Mapping[str, object]) -> httpcore2.Request:
-        """The small authenticated GET that measures a route."""
+    def probe(
+        self, route: Route, key: int, added: Sequence[Header], extensions: Mapping[str, object]
+    ) -> httpcore2.Request:
+        """The small authenticated GET that measures a route. `added`: headers to send along, if they may travel."""
         headers = [(b"Host", self._authority(route)), (b"Accept", b"application/json"), (b"User-Agent", b"smartroute")]
         if route.keys:
             headers.append((b"Authorization", b"Bearer " + route.keys[key].encode()))
+        headers += self._allowed_of(added)
         url = self._url(route, self._config.probe_path, b"")
         return httpcore2.Request(b"GET", url, headers=headers, extensions=dict(extensions))
 
@@ -250,16 +253,23 @@ class Rewriter:
         headers = [(b"Host", self._authority(route))]
         for name, value in intake.request.headers.raw:
             lower = name.lower()
-            travels = self._travels.get(lower)
-            if travels is None:
-                travels = self._travels[lower] = self._may_travel(lower.decode("latin-1"))
-            if not travels or lower == b"content-length":
+            if not self._is_allowed(lower) or lower == b"content-length":
                 continue
             if lower == b"accept-encoding" and intake.call.streaming:
                 value = b"identity"
             headers.append((name, value))
         headers.append((b"Content-Length", b"%d" % length))
         return headers
+
+    def _allowed_of(self, added: Sequence[Header]) -> list[Header]:
+        """Which headers of a listener's may leave: the trace's, and those that the configuration names (baggage)."""
+        return [header for header in added if self._is_allowed(header[0].lower())]
+
+    def _is_allowed(self, lower: bytes) -> bool:
+        travels = self._travels.get(lower)
+        if travels is None:
+            travels = self._travels[lower] = self._may_travel(lower.decode("latin-1"))
+        return travels
 
     def _may_travel(self, name: str) -> bool:
         if len(self._travels) >= MOST_REMEMBERED:

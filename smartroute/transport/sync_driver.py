@@ -120,24 +120,26 @@ class SyncDriver(DriverBase):
             self._probe(claim, pool, proxied)
 
     def _probe(self, claim: Claim, pool: httpcore2.ConnectionPool, proxied: bool) -> None:  # noqa: FBT001
+        added = self.router.probing(claim)
         for key in (keys := self.router.key_order(claim.route)):
             watch = self._probe_watch(claim, key)
-            request = self.rewriter.probe(claim.route, key, self._probe_extensions(watch, claim, proxied=proxied))
+            extensions = self._probe_extensions(watch, claim, proxied=proxied)
+            request = self.rewriter.probe(claim.route, key, added, extensions)
             try:
                 response = pool.handle_request(request)
             except Exception as error:
-                self._report(claim, watch, None, failure_of(error, watch), proxied=proxied)
+                self._report(claim, watch, proxied=proxied, error=error)
                 return
             watch.attempt.first_byte = self.clock()
             with contextlib.suppress(Exception), contextlib.closing(response):  # the way is known by now
                 _read_away(response.iter_stream(), PROBE_BYTES)
             if response.status not in (401, 403) or key == keys[-1]:
-                self._report(claim, watch, response.status, None, proxied=proxied)
+                self._report(claim, watch, proxied=proxied, status=response.status)
                 return
 
-    def forget(self, exchange: Exchange, flight: Flight, size: int) -> None:
+    def forget(self, exchange: Exchange, flight: Flight) -> None:
         """Close a stream that nobody holds any more."""
-        self.settle(exchange, flight, "closed", size)
+        self.settle(exchange, flight, "closed")
         _discard(flight)
 
     def _obey(self, command: Command, trip: Trip) -> Deliver | Raise | Wait:
@@ -243,12 +245,13 @@ class SyncDriver(DriverBase):
             case Deliver():
                 pass
         flight = trip.flights.pop(command.attempt.number)
-        self._commit(flight, self._prober)
+        self._commit(flight, exchange, self._prober)
         for other in trip.flights.values():
             _discard(other)
         if flight.whole:
             content = b"".join(flight.chunks)
-            self.settle(exchange, flight, "complete", len(content))
+            command.attempt.size, command.attempt.chunks = len(content), len(flight.chunks)
+            self.settle(exchange, flight, "complete")
             return self._response(flight, exchange, self.family.ByteStream(content), final=command.final)
         body = self._body(self, exchange, flight, request)
         return self._response(flight, exchange, body, final=command.final)
@@ -328,7 +331,7 @@ class SyncBody(BodyBase):
     def _put_off(self) -> None:
         """Leave the closing to another moment, and another thread."""
         self._over = True
-        self._driver.chores.put(partial(self._driver.forget, self._exchange, self._flight, self._size))
+        self._driver.chores.put(partial(self._driver.forget, self._exchange, self._flight))
 
     def _drain(self) -> None:
         """Read to the end of file, which the SDK does not: it is the price of keeping the connection."""

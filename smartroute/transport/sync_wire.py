@@ -23,6 +23,7 @@ from smartroute.transport.watch import (
     deadline,
     handshake_limit,
     listening,
+    note_certificate,
     note_write,
 )
 
@@ -130,7 +131,9 @@ class SyncStream(httpcore2.NetworkStream):
         try:
             seconds, winner = handshake_limit(timeout)
             self._sock.settimeout(seconds)
-            self._sock = ssl_context.wrap_socket(self._sock, server_hostname=server_hostname)
+            secured = ssl_context.wrap_socket(self._sock, server_hostname=server_hostname)
+            self._sock = secured
+            note_certificate(timeout, secured)
         except TimeoutError as error:
             self.close()
             if winner is not None:

@@ -5,6 +5,7 @@ the attempt along, so the stream knows whose bytes it writes, and can end a wait
 a connection that is ready sooner: without a callback, a thread or a wrapper on the healthy path.
 """
 
+import ssl
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from math import inf
@@ -29,6 +30,7 @@ __all__ = [
     "deadline",
     "handshake_limit",
     "listening",
+    "note_certificate",
     "note_write",
     "timeouts",
 ]
@@ -246,6 +248,16 @@ def listening(timeout: Limit, hush: Callable[[float], None]) -> Iterator[float]:
         hush(since)
         pause, left = LOOK, ends - clock()
     raise TimeoutError("the server did not go on in time")
+
+
+def note_certificate(timeout: float | None, secured: ssl.SSLSocket | ssl.SSLObject | None) -> None:
+    """Note on the attempt how long the certificate of its new connection is valid."""
+    if type(timeout) is not Limit or secured is None:
+        return
+    certificate = secured.getpeercert() or {}  # nothing where nobody verifies it
+    begins, ends = certificate.get("notBefore"), certificate.get("notAfter")
+    if isinstance(begins, str) and isinstance(ends, str):
+        timeout.watch.attempt.certificate = ssl.cert_time_to_seconds(begins), ssl.cert_time_to_seconds(ends)
 
 
 def note_write(timeout: float | None, served: int) -> bool:

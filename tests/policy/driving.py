@@ -31,7 +31,7 @@ from smartroute.policy.messages import (
     Whole,
 )
 from smartroute.policy.outcome import Failure
-from smartroute.policy.schedule import PROBE_LIMIT, Claim
+from smartroute.policy.schedule import PROBE_LIMIT, Claim, Finding
 from smartroute.policy.selection import Candidate
 from smartroute.route import GLOBAL, Kind, Route
 from smartroute.router import Router
@@ -240,7 +240,7 @@ class PlainFleet:
     def hedge(self, now: float) -> bool:
         return self.hedges.take(now)
 
-    def diverted(self, attempt: Attempt) -> None:
+    def diverted(self, exchange: Exchange, attempt: Attempt) -> None:
         self.diversions.append(attempt.endpoint.name)
 
     def second_opinion(self, status: int, now: float, *, same: bool) -> None:
@@ -276,7 +276,7 @@ class PlainFleet:
     def refused(self, exchange: Exchange, attempt: Attempt, now: float) -> None:
         self.refusals.append(attempt.endpoint.name)
 
-    def arrived(self, exchange: Exchange, attempt: Attempt, *, how: str | None, size: int) -> None:
+    def arrived(self, exchange: Exchange, attempt: Attempt, how: str | None) -> None:
         self.flying[attempt.endpoint.name] -= 1
         self.endings.append((attempt.endpoint.name, how))
 
@@ -331,19 +331,14 @@ class RealFleet:
 def measured(router: Router, each: Route, round_trip: float) -> None:
     """A probe of the route was answered after so many seconds."""
     now, claim = router.clock(), Claim(each, fresh=False, limit=PROBE_LIMIT)
-    router.probed(claim, round_trip=round_trip, status=200, failure=None, unreachable=False, started=now)
+    router.probed(claim, Finding(now, 200, round_trip))
 
 
 def verified(router: Router, each: Route, *, alive: bool, started: float | None = None) -> None:
     """A probe of the route on a fresh connection is over."""
-    router.probed(
-        Claim(each, fresh=True, limit=1.0),
-        round_trip=0.01 if alive else None,
-        status=200 if alive else None,
-        failure=None if alive else Failure.READ_TIMEOUT,
-        unreachable=False,
-        started=router.clock() if started is None else started,
-    )
+    at = router.clock() if started is None else started
+    found = Finding(at, 200, 0.01) if alive else Finding(at, failure=Failure.READ_TIMEOUT)
+    router.probed(Claim(each, fresh=True, limit=1.0), found)
 
 
 # --- The driver ----------------------------------------------------------------------------------------
@@ -401,7 +396,7 @@ class Flight:
         """The same, and the caller reads what it got to the end."""
         end = self.fly()
         if isinstance(end, Deliver):
-            self.exchange.settle(end.attempt, "complete", self.clock(), size=100)
+            self.exchange.settle(end.attempt, "complete", self.clock())
         return end
 
     def _outcome(self, attempt: Attempt) -> Sequence[Event]:

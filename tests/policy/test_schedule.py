@@ -131,7 +131,7 @@ def test_a_verification_is_claimed_at_once_and_by_one_alone() -> None:
     claim(plan, first, each)
     asked(each)
     claims, _ = plan.claim(first, [each], NOW + 1.0, offline=False)
-    assert claims == [Claim(each.route, fresh=True, limit=each.latency.verification_limit)]
+    assert claims == [Claim(each.route, fresh=True, limit=each.latency.verification_limit, number=1)]
     assert claim(plan, second, each, now=NOW + 1.0, over=False) == []
 
 

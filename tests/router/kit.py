@@ -6,7 +6,7 @@ from typing import Any
 
 from smartroute.policy.exchange import Exchange
 from smartroute.policy.messages import Attempt, Call, Deliver, Send
-from smartroute.policy.schedule import PROBE_LIMIT, Claim
+from smartroute.policy.schedule import PROBE_LIMIT, Claim, Finding
 from smartroute.route import Route, RouteStatus
 from smartroute.router import Router
 from smartroute.testing import Clock
@@ -73,15 +73,15 @@ def probe(
     late: bool = False,
 ) -> None:
     """A probe of the route is over. `fresh`: it was a verification."""
-    router.probed(
-        Claim(each(router, name), fresh=fresh, limit=PROBE_LIMIT),
-        round_trip=seconds,
-        status=None if failure else code,
-        failure=failure,
+    found = Finding(
+        router.clock() if started is None else started,
+        None if failure else code,
+        seconds,
+        failure,
         unreachable=failure in UNSENT,
-        started=router.clock() if started is None else started,
         late=late,
     )
+    router.probed(Claim(each(router, name), fresh=fresh, limit=PROBE_LIMIT), found)
 
 
 def names(router: Router, **options: Any) -> list[str]:

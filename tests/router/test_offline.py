@@ -1,10 +1,8 @@
 """When it is this machine that is cut off, no route is to blame."""
 
-import logging
-
 import pytest
 
-from smartroute.events import BreakerChanged, Event
+from smartroute.events import BreakerChanged, ConnectivityChanged, Event
 from smartroute.policy.offline import WITHIN
 from smartroute.policy.outcome import Failure
 from smartroute.policy.schedule import OFFLINE_INTERVAL
@@ -137,16 +135,13 @@ def test_probes_alone_may_notice_it(make: Make, clock: Clock) -> None:
     assert status(router, "a").round_trip is not None
 
 
-def test_it_is_logged_when_it_begins_and_when_it_ends(
-    make: Make, clock: Clock, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_it_is_told_when_it_begins_and_when_it_ends(make: Make, clock: Clock) -> None:
     router = make()
+    told: list[bool] = []
+    router.subscribe(lambda event: told.append(event.online) if isinstance(event, ConnectivityChanged) else None)
     for _ in range(3):
         cut_off(router)
         clock.advance(1.0)
     for _ in range(3):
         send(router, a=streams())
-    warnings = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
-    assert len(warnings) == 2
-    assert "offline" in warnings[0]
-    assert "again" in warnings[1]
+    assert told == [False, True]

@@ -1,7 +1,6 @@
 """The router: what it remembers, whom it ranks, what it tells."""
 
 import json
-import logging
 from dataclasses import asdict
 from typing import Any
 
@@ -17,6 +16,7 @@ from smartroute.events import (
     ExchangeStarted,
     IncumbentChanged,
     ProbeEnded,
+    Quarantined,
 )
 from smartroute.policy.messages import Send
 from smartroute.policy.selection import LEAST_GAIN
@@ -351,37 +351,37 @@ def test_a_model_that_is_not_found_is_avoided_for_itself_alone(make: Make) -> No
     assert names(router, model="other")[0] == "a"
 
 
-@pytest.mark.parametrize(
-    ("code", "words"), [(401, "SMARTROUTE_API_KEY"), (403, "SMARTROUTE_API_KEY"), (404, "SMARTROUTE_MODEL")]
-)
-def test_a_quarantine_is_logged_with_its_remedy(
-    make: Make, caplog: pytest.LogCaptureFixture, code: int, words: str
-) -> None:
-    send(make(routes=[route("a", keys="k1"), route("b", keys="k2")]), a=says(code), b=streams())
-    (record,) = [r for r in caplog.records if r.levelno >= logging.WARNING]
-    assert words in record.getMessage()
-    assert "Route a" in record.getMessage()
-    assert "k1" not in record.getMessage()
+@pytest.mark.parametrize(("code", "model"), [(401, None), (403, None), (404, "m")])
+def test_a_quarantine_is_told(make: Make, code: int, model: str | None) -> None:
+    router = make(routes=[route("a", keys="fake-1"), route("b", keys="fake-2")])
+    told = quarantines(router)
+    send(router, a=says(code), b=streams())
+    assert [(event.route.name, event.status, event.model) for event in told] == [("a", code, model)]
 
 
-def test_a_quarantine_is_logged_once_for_a_route_with_two_bad_keys(
-    make: Make, caplog: pytest.LogCaptureFixture
-) -> None:
-    send(make(routes=[route("a", keys="k1,k2"), route("b", keys="k3")]), a=says(401), b=streams())
-    assert len([r for r in caplog.records if r.levelno >= logging.WARNING]) == 1
+def test_a_quarantine_is_told_once_for_a_route_with_two_bad_keys(make: Make) -> None:
+    router = make(routes=[route("a", keys="fake-1,fake-2"), route("b", keys="fake-3")])
+    told = quarantines(router)
+    send(router, a=says(401), b=streams())
+    assert len(told) == 1
 
 
-def test_a_quarantine_is_logged_once_for_requests_that_were_under_way_together(
-    make: Make, clock: Clock, caplog: pytest.LogCaptureFixture
-) -> None:
-    router = make(routes=[route("a", keys="k1"), route("b", keys="k2")])
+def test_a_quarantine_is_told_once_for_requests_that_were_under_way_together(make: Make, clock: Clock) -> None:
+    router = make(routes=[route("a", keys="fake-1"), route("b", keys="fake-2")])
+    told = quarantines(router)
     flights = [Flight(begin(router), clock, {"a": says(401), "b": streams()}) for _ in range(5)]
     for flight in flights:
         flight.finish()
-    assert len([r for r in caplog.records if r.levelno >= logging.WARNING]) == 1
+    assert len(told) == 1
     clock.advance(QUARANTINE + 1.0)
     Flight(begin(router), clock, {"a": says(401), "b": streams()}).finish()
-    assert len([r for r in caplog.records if r.levelno >= logging.WARNING]) == 2  # another episode
+    assert len(told) == 2  # another episode
+
+
+def quarantines(router: Router) -> list[Quarantined]:
+    told: list[Quarantined] = []
+    router.subscribe(lambda event: told.append(event) if isinstance(event, Quarantined) else None)
+    return told
 
 
 # --- regions -------------------------------------------------------------------------------------------

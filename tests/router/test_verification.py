@@ -1,6 +1,7 @@
 """A route that says nothing: verified, avoided, opened, or waited for."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 
@@ -101,7 +102,7 @@ def test_an_overdue_attempt_has_its_route_verified_on_a_fresh_connection(router:
     assert verifications(router, prober) == []
     waiting.grow_overdue()
     limit = router._known["a"].latency.verification_limit
-    assert verifications(router, prober) == [Claim(each(router, "a"), fresh=True, limit=limit)]
+    assert verifications(router, prober) == [Claim(each(router, "a"), fresh=True, limit=limit, number=1)]
     assert verifications(router, prober) == []
     assert verifications(router, other) == []
 
@@ -136,7 +137,7 @@ def test_one_that_was_given_up_is_claimed_by_another(router: Router, waiting: Wa
     waiting.grow_overdue()
     (claim,) = verifications(router, Prober())
     router.unprobed(claim)
-    assert verifications(router, Prober()) == [claim]
+    assert verifications(router, Prober()) == [replace(claim, number=claim.number + 1)]
 
 
 def test_one_that_was_late_itself_says_nothing(router: Router, waiting: Waiting) -> None:
@@ -287,15 +288,18 @@ def test_what_was_sent_after_the_verification_is_not_moved(router: Router, clock
 
 
 def test_what_stopped_in_the_middle_on_an_open_route_has_it_verified_too(router: Router, clock: Clock) -> None:
+    exchange = router.begin(Call("/chat/completions", None, streaming=True, size=100))
+    assert exchange is not None
+    attempt = Attempt(1, each(router, "a"), 0, "best", clock(), None)
     since = clock()
     for _ in range(3):
         send(router, a=says(503), b=streams())
     assert status(router, "a").state == "open"
     clock.advance(5.0)
-    assert not router.stalled(each(router, "a"), since + 5.0)
+    assert not router.stalled(exchange, attempt, since + 5.0)
     assert [claim.route.name for claim in verifications(router, Prober())] == ["a"]
     opens(router, "a")
-    assert router.stalled(each(router, "a"), clock())
+    assert router.stalled(exchange, attempt, clock())
 
 
 def test_so_has_what_waits_longer_than_anybody_has_asked(router: Router, waiting: Waiting, clock: Clock) -> None:

@@ -309,7 +309,7 @@ class Stage:
     def _settle(self, trip: Trip, how: str) -> None:
         if trip.streaming is None or trip.exchange is None:
             return
-        trip.exchange.settle(trip.streaming, how, self.clock(), size=100)
+        trip.exchange.settle(trip.streaming, how, self.clock())
         self.router.finish(trip.exchange, "interrupted" if how == "interrupted" else "answered")
         self._meet(trip.exchange)
         trip.streaming = None

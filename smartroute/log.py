@@ -1,0 +1,262 @@
+"""Events as log records, of the logger `smartroute`.
+
+    WARNING   what a person has to do something about: once per episode, and no more than once a minute
+    INFO      what changed: a route's health, where requests go by default
+    DEBUG     the story of each request, in a few lines
+
+Each record carries its facts in `extra`, under the names that they have in spans.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import assert_never
+
+from cachetools import TTLCache
+
+from smartroute.events import (
+    AttemptEnded,
+    AttemptOverdue,
+    AttemptStarted,
+    BreakerChanged,
+    CertificateExpiring,
+    CertificateRefused,
+    ConnectivityChanged,
+    Event,
+    ExchangeEnded,
+    ExchangeStarted,
+    IncumbentChanged,
+    KeyRefused,
+    PassedThrough,
+    ProbeEnded,
+    Quarantined,
+    VerificationStarted,
+)
+from smartroute.route import Kind, Route
+from smartroute.settings import key_variable
+
+__all__ = ["Log"]
+
+logger = logging.getLogger("smartroute")
+
+PAUSE = 60.0
+"""Seconds for which the same warning is not given again."""
+RENEWAL_PAUSE = 86_400.0
+"""The same for a certificate that is about to expire."""
+MOST_REMEMBERED = 1_000
+"""Warnings that are remembered for having been given."""
+SHOWN = 3
+"""Candidates that the story of a request tells of."""
+
+
+class Log:
+    """A listener that writes events to the log. It may be called from any thread or task.
+
+    Args:
+        routes: those of the configuration, to know when all are down.
+        fallback: whether there is a global endpoint to fall back to.
+        clock: monotonic seconds.
+    """
+
+    def __init__(self, routes: Sequence[Route], *, fallback: bool, clock: Callable[[], float] = time.monotonic) -> None:
+        self._count = len(routes)
+        self._fallback = fallback
+        self._lock = threading.Lock()
+        self._given: TTLCache[tuple[object, ...], bool] = TTLCache(MOST_REMEMBERED, PAUSE, clock)
+        self._renewals: TTLCache[str, bool] = TTLCache(MOST_REMEMBERED, RENEWAL_PAUSE, clock)
+        self._open: dict[str, str] = {}
+        self._all_down = self._offline = False
+
+    @property
+    def active(self) -> bool:
+        """Whether the story of each request is wanted."""
+        return logger.isEnabledFor(logging.DEBUG)
+
+    def __call__(self, event: Event, /) -> None:
+        """Write it down, if it is worth a line."""
+        match event:
+            case ExchangeStarted() | AttemptStarted() | AttemptOverdue() | AttemptEnded() | ExchangeEnded():
+                if self.active:
+                    _tell(event)
+            case PassedThrough():
+                logger.debug("A request to %s is not routed: %s", event.path, event.reason)
+            case VerificationStarted():
+                logger.debug("Route %s is verified, on a fresh connection", event.route)
+            case ProbeEnded():
+                if self.active:
+                    _tell_probe(event)
+            case BreakerChanged():
+                self._breaker_changed(event)
+            case IncumbentChanged():
+                logger.info(
+                    "Requests go to route %s by default (before: %s).",
+                    event.after,
+                    event.before,
+                    extra={"smartroute.endpoint.name": event.after.name},
+                )
+            case Quarantined():
+                _warn(_quarantined(event), {"http.response.status_code": event.status}, event.route)
+            case KeyRefused():
+                self._once(
+                    event.route,
+                    f"key {event.refused} of {len(event.route.keys)} was refused; key {event.accepted} is accepted and "
+                    "used from now on. Remedy: take out the refused key, or renew it.",
+                    event.refused,
+                )
+            case CertificateRefused():
+                self._once(
+                    event.endpoint,
+                    f"its certificate is not accepted ({event.detail}). Remedy: have it renewed, or name its authority "
+                    "to the client (verify=).",
+                    "certificate",
+                )
+            case CertificateExpiring():
+                self._expiring(event)
+            case ConnectivityChanged():
+                self._connectivity_changed(online=event.online)
+            case _:
+                assert_never(event)
+
+    def _breaker_changed(self, event: BreakerChanged) -> None:
+        logger.info(
+            "Route %s: %s -> %s (%s)",
+            event.route,
+            event.before,
+            event.after,
+            event.cause,
+            extra={
+                "smartroute.endpoint.name": event.route.name,
+                "smartroute.breaker.before": event.before,
+                "smartroute.breaker.after": event.after,
+                "smartroute.breaker.cause": event.cause,
+            },
+        )
+        down = up = False
+        with self._lock:
+            if event.after == "open":
+                self._open[event.route.name] = event.cause
+                down = len(self._open) == self._count and not self._all_down and self._is_due("all down")
+                self._all_down |= down
+            else:
+                self._open.pop(event.route.name, None)
+                up = event.after == "closed" and self._all_down
+                self._all_down &= not up
+            causes = ", ".join(f"{name} ({cause})" for name, cause in self._open.items())
+        if down:
+            meanwhile = "Requests go to the global endpoint." if self._fallback else "There is no global endpoint."
+            message = f"All routes are down: {causes}. {meanwhile} Remedy: see why; they are probed until they answer."
+            logger.warning("%s", message, extra={"smartroute.endpoint.state": "open"})
+        if up:
+            logger.warning("Route %s is back up.", event.route, extra={"smartroute.endpoint.name": event.route.name})
+
+    def _connectivity_changed(self, *, online: bool) -> None:
+        with self._lock:
+            tell = self._offline if online else self._is_due("offline")
+            self._offline = tell and not online
+        if tell and online:
+            logger.warning("An endpoint can be reached again.")
+        elif tell:
+            logger.warning(
+                "No endpoint can be reached: this machine seems to be offline. Remedy: see to its network; no route is "
+                "taken for down because of it."
+            )
+
+    def _expiring(self, event: CertificateExpiring) -> None:
+        with self._lock:
+            if event.endpoint.name in self._renewals:
+                return
+            self._renewals[event.endpoint.name] = True
+        days = event.seconds / 86_400
+        _warn(
+            f"its certificate expires in {days:.1f} days. Remedy: have it renewed; it will be refused from then on.",
+            {"smartroute.certificate.remaining": event.seconds},
+            event.endpoint,
+        )
+
+    def _once(self, endpoint: Route, message: str, *what: object) -> None:
+        """Give a warning, unless the same was given just now."""
+        with self._lock:
+            due = self._is_due(endpoint.name, *what)
+        if due:
+            _warn(message, {}, endpoint)
+
+    def _is_due(self, *what: object) -> bool:
+        if what in self._given:
+            return False
+        self._given[what] = True
+        return True
+
+
+def _warn(message: str, facts: dict[str, object], endpoint: Route) -> None:
+    kind = "Endpoint" if endpoint.kind is Kind.GLOBAL else "Route"
+    logger.warning("%s %s: %s", kind, endpoint, message, extra={"smartroute.endpoint.name": endpoint.name, **facts})
+
+
+def _quarantined(event: Quarantined) -> str:
+    wrong_model = event.model is not None
+    what = "model not found" if wrong_model else "key refused"
+    remedy = (
+        "check SMARTROUTE_MODEL for this route"
+        if wrong_model
+        else f"set the route's own key in {key_variable(event.route.name)}, or in SMARTROUTE_API_KEY if it is every "
+        "route's (the global endpoint's key is another one)"
+    )
+    return (
+        f"{what} (status {event.status}) though another endpoint accepted the same request. It is not used for "
+        f"{event.seconds:.0f} s. Remedy: {remedy}."
+    )
+
+
+def _tell(event: ExchangeStarted | AttemptStarted | AttemptOverdue | AttemptEnded | ExchangeEnded) -> None:
+    """The story of a request."""
+    facts: dict[str, object] = {"smartroute.exchange": event.exchange}
+    if not isinstance(event, ExchangeStarted) and event.endpoint is not None:
+        facts["smartroute.endpoint.name"] = event.endpoint.name
+    match event:
+        case ExchangeStarted():
+            facts["smartroute.reason"] = event.reason
+            line = f"{event.path}, model {event.model}: {_candidates(event)}"
+        case AttemptStarted():
+            facts["smartroute.reason"] = event.reason
+            line = f"attempt {event.attempt} to {event.endpoint} ({event.reason})"
+        case AttemptOverdue():
+            line = f"attempt {event.attempt} to {event.endpoint} is overdue after {_seconds(event.waited)}"
+        case AttemptEnded():
+            facts["http.response.status_code"] = event.status
+            line = f"attempt {event.attempt} to {event.endpoint}: {_outcome(event)}"
+        case ExchangeEnded():
+            facts["smartroute.outcome"] = event.outcome
+            by = f" by {event.endpoint}" if event.endpoint else ""
+            line = f"{event.outcome}{by} in {_seconds(event.duration)}, attempts: {event.attempts}"
+        case _:
+            assert_never(event)
+    logger.debug("Exchange %d: %s", event.exchange, line, extra=facts)
+
+
+def _candidates(event: ExchangeStarted) -> str:
+    known = [str(candidate) for candidate in event.candidates[:SHOWN]]
+    more = len(event.candidates) - SHOWN
+    return "; ".join([*known, f"{more} more"] if more > 0 else known)
+
+
+def _outcome(event: AttemptEnded) -> str:
+    words = [] if event.status is None else [f"status {event.status}"]
+    if event.failure:
+        words.append(event.detail or event.failure)
+    for name, seconds in (("first byte", event.first_byte), ("first content", event.first_content)):
+        if seconds is not None:
+            words.append(f"{name} after {_seconds(seconds)}")
+    words.append(f"{event.stream or 'over'} after {_seconds(event.duration)}")
+    return ", ".join(words)
+
+
+def _tell_probe(event: ProbeEnded) -> None:
+    what = "verification" if event.fresh else "probe"
+    came = event.detail or event.failure or ("-" if event.round_trip is None else _seconds(event.round_trip))
+    facts = {"smartroute.endpoint.name": event.route.name, "http.response.status_code": event.status}
+    logger.debug("Route %s: %s: %s", event.route, what, came, extra=facts)
+
+
+def _seconds(seconds: float) -> str:
+    return f"{seconds * 1000:.1f} ms" if seconds < 1 else f"{seconds:.2f} s"
