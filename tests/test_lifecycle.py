@@ -2,13 +2,14 @@
 
 import gc
 import pickle
+import weakref
 
 import pytest
 
 import smartroute
 import smartroute.lifecycle
 from smartroute.config import Config
-from smartroute.lifecycle import acquire, release
+from smartroute.lifecycle import _telemetry, acquire, release
 from smartroute.route import Route
 from smartroute.router import Router
 
@@ -121,7 +122,7 @@ def test_a_config_and_a_router_are_one_too_many() -> None:
 def test_a_broken_telemetry_costs_one_warning(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def broken() -> None:
+    def broken(**_: object) -> None:
         raise ImportError("half an OpenTelemetry")
 
     monkeypatch.setattr(smartroute.lifecycle, "Telemetry", broken)
@@ -132,6 +133,21 @@ def test_a_broken_telemetry_costs_one_warning(
     (record,) = caplog.records
     assert (record.levelname, record.name) == ("WARNING", "smartroute")
     assert "OpenTelemetry cannot be used" in record.getMessage()
+
+
+@pytest.mark.parametrize("end", ["closed", "forgotten"])
+def test_a_router_is_in_the_gauges_as_long_as_it_lives(end: str) -> None:
+    router: Router | None = Router(config("a"))
+    assert router is not None
+    watched = _telemetry(weakref.ref(router))._metrics
+    assert [status.name for status in watched.status()] == ["a"]
+    assert watched.budgets().keys() == {"replay"}
+    if end == "closed":
+        router.close()
+    else:
+        router = None
+        gc.collect()
+    assert (watched.status(), watched.budgets()) == ((), {})
 
 
 def test_what_belongs_to_a_process_says_so_when_it_is_pickled() -> None:

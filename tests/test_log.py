@@ -88,8 +88,8 @@ def test_all_routes_down_and_back_up_is_said_once_each(diary: Diary) -> None:
     diary.tell(opened(IOWA), opened(TOKYO, "silence: 2 verifications failed"))
     assert diary.warnings == [
         (
-            "All routes are down: iowa (connect: Connection refused), tokyo (silence: 2 verifications failed). Requests go "
-            "to the global endpoint. Remedy: see why; they are probed until they answer."
+            "All routes are down: iowa (connect: Connection refused), tokyo (silence: 2 verifications failed). "
+            "Requests go to the global endpoint. Remedy: see why; they are probed until they answer."
         )
     ]
     diary.tell(on_trial)
@@ -137,8 +137,8 @@ def test_one_of_several_keys_refused_is_said_once(diary: Diary) -> None:
     diary.tell(*[KeyRefused(IOWA, 1, 2)] * 3)
     assert diary.warnings == [
         (
-            "Route iowa: key 1 of 2 was refused; key 2 is accepted and used from now on. Remedy: take out the refused key, "
-            "or renew it."
+            "Route iowa: key 1 of 2 was refused; key 2 is accepted and used from now on. Remedy: take out the refused "
+            "key, or renew it."
         )
     ]
 
@@ -148,8 +148,8 @@ def test_a_refused_certificate_is_said_once_with_the_reason(diary: Diary, endpoi
     diary.tell(*[CertificateRefused(endpoint, "certificate: certificate has expired")] * 3)
     assert diary.warnings == [
         (
-            f"{name}: its certificate is not accepted (certificate: certificate has expired). Remedy: have it renewed, or "
-            "name its authority to the client (verify=)."
+            f"{name}: its certificate is not accepted (certificate: certificate has expired). Remedy: have it renewed, "
+            "or name its authority to the client (verify=)."
         )
     ]
 
@@ -236,8 +236,8 @@ def test_debug_tells_the_story_of_a_request(diary: Diary, debug: None) -> None:
         "Exchange 7: attempt 2 to tokyo (rescue)",
         "Exchange 7: attempt 1 to iowa: no answer came, superseded after 1.20 s",
         (
-            "Exchange 7: attempt 2 to tokyo: status 200, first byte after 100.0 ms, first content after 120.0 ms, complete "
-            "after 400.0 ms"
+            "Exchange 7: attempt 2 to tokyo: status 200, first byte after 100.0 ms, first content after 120.0 ms, "
+            "complete after 400.0 ms"
         ),
         "Exchange 7: answered by tokyo in 1.50 s, attempts: 2",
     ]

@@ -20,6 +20,8 @@ from smartroute.events import (
     Event,
     ExchangeEnded,
     ExchangeStarted,
+    ProbeEnded,
+    VerificationStarted,
 )
 from smartroute.policy.outcome import Failure
 from smartroute.policy.selection import Candidate
@@ -76,7 +78,10 @@ class Backend:
 
     @property
     def route(self) -> ReadableSpan:
-        (span,) = [span for span in self.spans if span.name == "smartroute.route"]
+        return self.named("smartroute.route")
+
+    def named(self, name: str) -> ReadableSpan:
+        (span,) = [span for span in self.spans if span.name == name]
         return span
 
     def metric(self, name: str) -> list[tuple[dict[str, Any], float]]:
@@ -180,6 +185,30 @@ def refused(attempt: int = 1, endpoint: Route = ARIZONA) -> AttemptEnded:
     return ended(
         attempt, endpoint, status=None, failure=Failure.CONNECT, detail="the connection was refused", stream=None
     )
+
+
+def verifying(
+    verification: int = 1,
+    endpoint: Route = ARIZONA,
+    *,
+    exchanges: tuple[int, ...] = (1,),
+    headers: list[tuple[bytes, bytes]] | None = None,
+) -> VerificationStarted:
+    sent_along = [] if headers is None else headers
+    return VerificationStarted(verification, endpoint, f"{endpoint.url}/models", sent_along, exchanges)
+
+
+def verified(
+    verification: int | None = 1,
+    endpoint: Route = ARIZONA,
+    *,
+    failure: str | None = None,
+    detail: str = "",
+    status: int | None = 200,
+    exchanges: tuple[int, ...] = (1,),
+) -> ProbeEnded:
+    trip = 0.04 if failure is None else None
+    return ProbeEnded(endpoint, trip, failure, True, status, detail, verification, exchanges)
 
 
 def at(span: ReadableSpan) -> SpanContext:

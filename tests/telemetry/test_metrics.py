@@ -1,12 +1,20 @@
 """Metrics."""
 
+import gc
+import re
+from functools import partial
+from pathlib import Path
+from typing import Any
+
 import pytest
 
-from smartroute.events import (
-    BreakerChanged,
-    ProbeEnded,
-)
+import smartroute.policy.exchange
+from smartroute.config import Config
+from smartroute.events import BreakerChanged, IncumbentChanged, ProbeEnded
 from smartroute.policy.outcome import Failure
+from smartroute.route import Kind, RouteStatus
+from smartroute.router import Router
+from smartroute.telemetry.metrics import SECOND_ATTEMPTS, STATES, Metrics
 from tests.telemetry.kit import ARIZONA, FRANKFURT, GLOBAL, Backend, done, ended, refused, sent, started
 
 
@@ -55,6 +63,134 @@ def test_metrics_of_a_failover(backend: Backend) -> None:
     ]
     assert backend.metric("smartroute.fallbacks") == [({}, 1)]
     assert backend.metric("smartroute.breaker.transitions") == [(transition, 1)]
+
+
+def test_what_is_in_flight(backend: Backend) -> None:
+    def in_flight() -> dict[str, float]:
+        return {
+            labels["smartroute.endpoint.name"]: total
+            for labels, total in backend.metric("smartroute.attempts.in_flight")
+        }
+
+    backend.feed(started(), sent(), sent(2, FRANKFURT), started(2), sent(exchange=2))
+    assert in_flight() == {"us-arizona-1": 2, "frankfurt": 1}
+    backend.feed(ended(), ended())
+    assert in_flight() == {"us-arizona-1": 1, "frankfurt": 1}
+    backend.feed(done(), done(exchange=2))  # nobody saw the end of the others
+    assert in_flight() == {"us-arizona-1": 0, "frankfurt": 0}
+
+
+def test_attempts_that_were_made_because_of_another_are_counted_by_their_reason(backend: Backend) -> None:
+    backend.feed(started(), sent(), sent(2, FRANKFURT, reason="rescue"), sent(3, GLOBAL, reason="failover"), done())
+
+    assert backend.metric("smartroute.failovers") == [
+        ({"smartroute.endpoint.name": "frankfurt", "smartroute.reason": "rescue"}, 1),
+        ({"smartroute.endpoint.name": "global", "smartroute.reason": "failover"}, 1),
+    ]
+
+
+def test_every_reason_is_one_of_a_first_attempt_or_of_a_second() -> None:
+    """The policy's words, read off its source: a new one must be counted, or be known to be a first attempt's."""
+    source = Path(smartroute.policy.exchange.__file__).read_text()
+    sent_for = set(re.findall(r'self\._send\([^\n]*?"(\w+)"', source)) | {"rescue", "failover"}
+    assert sent_for == SECOND_ATTEMPTS
+
+
+def test_moves_of_the_default_route_are_counted(backend: Backend) -> None:
+    backend.feed(IncumbentChanged(None, ARIZONA), IncumbentChanged(ARIZONA, FRANKFURT))
+
+    assert backend.metric("smartroute.incumbent.changes") == [
+        ({"smartroute.endpoint.name": "us-arizona-1"}, 1),
+        ({"smartroute.endpoint.name": "frankfurt"}, 1),
+    ]
+
+
+# --- Gauges ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("facts", "state"),
+    [
+        ({}, "closed"),
+        ({"state": "open"}, "open"),
+        ({"state": "half_open"}, "half_open"),
+        ({"suspect": True}, "suspect"),
+        ({"suspect": True, "state": "open"}, "open"),
+        ({"cooldown": 3.0, "state": "open"}, "cooldown"),
+        ({"quarantine": "key refused", "cooldown": 3.0}, "quarantine"),
+        ({"drained": True, "quarantine": "key refused"}, "drained"),
+    ],
+)
+def test_a_route_is_in_one_state(backend: Backend, facts: dict[str, Any], state: str) -> None:
+    backend.status = (known(**facts),)
+    backend.feed(started(), done())  # the first event makes the instruments
+
+    series = {labels["smartroute.state"]: value for labels, value in backend.metric("smartroute.route.state")}
+    assert series == {each: int(each == state) for each in STATES}
+
+
+def test_what_is_known_of_a_route(backend: Backend) -> None:
+    backend.status = known(), known(name="frankfurt", round_trip=None, first_token=None)
+    backend.budgets = {"replay": 9.5}
+    backend.feed(started(), done())
+
+    name = {"smartroute.endpoint.name": "us-arizona-1"}
+    assert backend.metric("smartroute.route.round_trip") == [(name, 0.02)]
+    assert backend.metric("smartroute.route.first_token") == [(name, 0.2)]
+    assert backend.metric("smartroute.budget.tokens") == [({"smartroute.budget": "replay"}, 9.5)]
+
+
+def test_a_real_router_is_seen(backend: Backend) -> None:
+    router = Router(Config([ARIZONA, FRANKFURT], hedge=True))
+    metrics = Metrics(backend.meters, router.status, router.budgets)
+    metrics.incumbent_changed(IncumbentChanged(None, ARIZONA))
+
+    states = {labels["smartroute.endpoint.name"] for labels, _ in backend.metric("smartroute.route.state")}
+    assert states == {"us-arizona-1", "frankfurt"}
+    assert {labels["smartroute.budget"] for labels, _ in backend.metric("smartroute.budget.tokens")} == {
+        "replay",
+        "hedge",
+    }
+
+
+def test_several_routers_share_the_instruments_of_a_provider_and_none_is_kept_alive(backend: Backend) -> None:
+    move = IncumbentChanged(None, ARIZONA)
+    one, other = (Metrics(backend.meters, partial(tuple, [known(name=name)]), dict) for name in ("one", "other"))
+    one.incumbent_changed(move)
+    other.incumbent_changed(move)
+    both = {labels["smartroute.endpoint.name"] for labels, _ in backend.metric("smartroute.route.round_trip")}
+    assert both == {"one", "other"}
+    del other
+    gc.collect()
+    assert [labels for labels, _ in backend.metric("smartroute.route.round_trip")] == [
+        {"smartroute.endpoint.name": "one"}
+    ]
+
+
+def known(**facts: Any) -> RouteStatus:
+    healthy: dict[str, Any] = {
+        "name": "us-arizona-1",
+        "kind": Kind.DIRECT,
+        "region": "US_ARIZONA_1",
+        "url": ARIZONA.url,
+        "state": "closed",
+        "since": 60.0,
+        "round_trip": 0.02,
+        "first_token": 0.2,
+        "in_flight": 0,
+        "limit": 10,
+        "factor": 1.0,
+        "requests": 5,
+        "failures": 0,
+        "last_failure": None,
+        "next_probe": 3.0,
+        "cooldown": 0.0,
+        "quarantine": None,
+        "suspect": False,
+        "incumbent": True,
+        "drained": False,
+    }
+    return RouteStatus(**healthy | facts)
 
 
 @pytest.mark.parametrize(

@@ -3,12 +3,24 @@
 import pytest
 from opentelemetry.trace import SpanKind, StatusCode
 
-from smartroute.events import (
-    BreakerChanged,
-    PassedThrough,
-)
+from smartroute.events import AttemptOverdue, BreakerChanged, PassedThrough
 from smartroute.policy.outcome import Failure
-from tests.telemetry.kit import ARIZONA, FRANKFURT, GLOBAL, Backend, done, ended, refused, sent, started
+from smartroute.policy.selection import Candidate
+from tests.telemetry.kit import (
+    ARIZONA,
+    FRANKFURT,
+    GLOBAL,
+    Backend,
+    at,
+    done,
+    ended,
+    refused,
+    sent,
+    started,
+    traceparent,
+    verified,
+    verifying,
+)
 
 
 def test_a_healthy_call(backend: Backend) -> None:
@@ -167,6 +179,99 @@ def test_a_breaker_moved_by_a_probe_or_by_an_exchange_long_over_is_on_no_span(ba
 
     assert [event.name for event in backend.route.events] == ["smartroute.decision"]
     assert sum(total for _, total in backend.metric("smartroute.breaker.transitions")) == 2
+
+
+def test_each_attempt_says_what_was_known_of_its_endpoint_when_it_was_chosen(backend: Backend) -> None:
+    later = Candidate(FRANKFURT, 0.09, "closed", "next")
+    backend.feed(started(), sent(), refused(), sent(2, FRANKFURT, reason="failover", candidate=later), ended(2), done())
+
+    first, second = (dict(span.attributes or {}) for span in backend.attempts)
+    assert first["smartroute.explanation"] == str(started().candidates[0])
+    assert second["smartroute.explanation"] == str(later)
+
+
+def test_a_hedge_and_what_it_beat_are_told_apart(backend: Backend) -> None:
+    beaten = ended(status=None, stream="superseded", delivered=False)
+    won = ended(2, FRANKFURT, delivered=True)
+    backend.feed(started(), sent(), sent(2, FRANKFURT, reason="hedge"), beaten, won, done(attempts=2))
+
+    loser, winner = (dict(span.attributes or {}) for span in backend.attempts)
+    assert (loser["smartroute.delivered"], loser["smartroute.stream.outcome"]) == (False, "superseded")
+    assert (winner["smartroute.delivered"], winner["smartroute.reason"]) == (True, "hedge")
+
+
+def test_an_attempt_that_is_overdue_says_so_in_its_span(backend: Backend) -> None:
+    overdue = AttemptOverdue(1, 1, ARIZONA, 0.5)
+    backend.feed(overdue, started(), sent(), overdue, ended(), overdue, done())
+
+    (event,) = backend.attempts[0].events
+    assert (event.name, dict(event.attributes or {})) == ("smartroute.overdue", {"smartroute.waited": 0.5})
+
+
+def test_a_verification_is_in_the_tree_of_the_exchange_that_asked_for_it(backend: Backend) -> None:
+    headers: list[tuple[bytes, bytes]] = []
+    failed = verified(failure="read_timeout", detail="read_timeout", status=None)
+    opening = BreakerChanged(ARIZONA, "closed", "open", "silence: 2 verifications failed", None, verification=1)
+    backend.feed(started(), sent(), verifying(headers=headers), opening, failed, ended(), done())
+
+    span = backend.named("GET")
+    assert (span.kind, span.parent, span.links) == (SpanKind.CLIENT, backend.route.get_span_context(), ())
+    assert headers == [(b"traceparent", traceparent(span))]
+    assert dict(span.attributes or {}) == {
+        "http.request.method": "GET",
+        "server.address": "acme-abcd1234.us-arizona-1.direct.fireworks.ai",
+        "server.port": 443,
+        "url.full": "https://acme-abcd1234.us-arizona-1.direct.fireworks.ai/v1/models",
+        "smartroute.reason": "verification",
+        "smartroute.endpoint.name": "us-arizona-1",
+        "smartroute.endpoint.kind": "direct",
+        "smartroute.endpoint.region": "US_ARIZONA_1",
+        "error.type": "read_timeout",
+        "smartroute.failure.class": "read_timeout",
+    }
+    assert (span.status.status_code, span.status.description) == (StatusCode.ERROR, "read_timeout")
+    (event,) = span.events
+    assert event.name == "smartroute.breaker.transition"
+
+
+def test_a_verification_that_was_answered(backend: Backend) -> None:
+    backend.feed(started(), verifying(), verified(), done())
+
+    attributes = backend.named("GET").attributes or {}
+    assert (attributes["http.response.status_code"], attributes["smartroute.round_trip"]) == (200, 0.04)
+    assert backend.named("GET").status.status_code is StatusCode.UNSET
+
+
+def test_others_that_wait_for_a_verification_are_linked(backend: Backend) -> None:
+    backend.feed(started(1), started(2), started(3), verifying(exchanges=(1, 2)), done(exchange=2))
+    backend.feed(verified(exchanges=(1, 2, 3)), done(exchange=1), done(exchange=3))
+
+    first, third = (
+        span for span in backend.spans if span.name == "smartroute.route" and at(span) != at(backend.spans[0])
+    )
+    span = backend.named("GET")
+    assert span.parent == first.get_span_context()
+    assert [link.context for link in span.links] == [third.get_span_context()]
+
+
+def test_a_verification_outlives_its_exchange(backend: Backend) -> None:
+    backend.feed(started(), verifying(), done())
+    assert [span.name for span in backend.spans] == ["smartroute.route"]
+    backend.feed(verified(), verified())
+    assert [span.name for span in backend.spans] == ["smartroute.route", "GET"]
+
+
+def test_a_verification_of_exchanges_that_are_over_makes_no_span(backend: Backend) -> None:
+    backend.feed(verifying(exchanges=(8, 9)), verified(exchanges=(8, 9)))
+    assert backend.spans == ()
+
+
+def test_a_verification_that_was_given_up_is_no_error(backend: Backend) -> None:
+    backend.feed(started(), verifying(), verified(failure="cancelled", status=None), done())
+
+    assert backend.named("GET").status.status_code is StatusCode.UNSET
+    assert "error.type" not in (backend.named("GET").attributes or {})
+    assert backend.metric("smartroute.probe.failures") == []
 
 
 def test_a_url_shows_no_user_name_password_query_or_fragment(backend: Backend) -> None:
