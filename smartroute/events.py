@@ -97,7 +97,6 @@ class AttemptEnded:
         status: the status code, if a response came.
         failure: why it failed; None if it did not.
         detail: the failure in words, for people.
-        delivered: whether the caller got its answer.
         duration: from the start of the attempt to its end.
         reused: whether it went over a connection that had served before.
         departed: from the start of the attempt to its first byte (a new connection takes its round trips here).
@@ -117,7 +116,6 @@ class AttemptEnded:
     status: int | None
     failure: Failure | None
     detail: str
-    delivered: bool
     duration: float
     reused: bool
     departed: float | None
@@ -136,8 +134,9 @@ class ExchangeEnded:
     Attributes:
         outcome: `answered`, `failed` (the caller got an error), `interrupted` (after the first
             content) or `cancelled`.
-        endpoint: which endpoint's answer the caller got, if any.
+        endpoint: which endpoint's answer the caller got, if any. `delivered`: by which attempt.
         attempts: how many attempts were made.
+        first_content: from accepting the request to the first content handed to the caller.
         fallback: whether the answer came from the global endpoint though direct routes are configured.
         duration: from accepting the request to the end of the body.
     """
@@ -148,6 +147,8 @@ class ExchangeEnded:
     attempts: int
     fallback: bool
     duration: float
+    delivered: int | None = None
+    first_content: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -65,6 +65,8 @@ class Listeners:
                 len(exchange.attempts),
                 delivered is not None and delivered.on_global,
                 now - exchange.began,
+                delivered.number if delivered else None,
+                delivered.content_at - exchange.began if delivered and delivered.content_at else None,
             )
         )
 
@@ -95,7 +97,6 @@ class Listeners:
                 attempt.status,
                 attempt.failure,
                 attempt.detail,
-                exchange.delivered is attempt,
                 ended - since,
                 attempt.reused,
                 attempt.sent_at and attempt.sent_at - since,
@@ -112,7 +113,8 @@ class Listeners:
         """A route's health changed."""
         exchange = by.number or None if isinstance(by, Exchange) else None
         verification = by.number if isinstance(by, Claim) and by.exchanges else None
-        self.emit(events.BreakerChanged(route, before, after, cause, exchange, verification))
+        # Plain text, not members of our enums: what they are called is all that anybody needs to know.
+        self.emit(events.BreakerChanged(route, str(before), str(after), cause, exchange, verification))
 
     def probe_ended(self, claim: Claim, found: Finding, askers: tuple[int, ...]) -> None:
         """A probe is over, whatever came of it."""
@@ -121,7 +123,7 @@ class Listeners:
             events.ProbeEnded(
                 claim.route,
                 found.round_trip if found.failure is None and not found.late else None,
-                found.failure,
+                found.failure and str(found.failure),
                 claim.fresh,
                 found.status,
                 found.detail,

@@ -154,6 +154,9 @@ class Log:
         with self._lock:
             tell = self._offline if online else self._is_due("offline")
             self._offline = tell and not online
+            if not online:  # the routes that were opened are closed again: they were never down
+                self._open.clear()
+                self._all_down = False
         if tell and online:
             logger.warning("An endpoint can be reached again.")
         elif tell:

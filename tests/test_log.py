@@ -122,6 +122,11 @@ def test_offline_and_online_again_are_said_once_each(diary: Diary) -> None:
     assert "again" in diary.warnings[1]
 
 
+def test_what_seemed_to_be_down_while_this_machine_was_offline_is_not_back_up(diary: Diary) -> None:
+    diary.tell(opened(IOWA), opened(TOKYO), ConnectivityChanged(online=False), closed(IOWA, "open"))
+    assert [said.split(":")[0] for said in diary.warnings] == ["All routes are down", "No endpoint can be reached"]
+
+
 def test_a_refused_key_and_a_refused_model_name_their_remedy(diary: Diary) -> None:
     diary.tell(Quarantined(TOKYO, 401, None, 300.0, 1), Quarantined(IOWA, 404, "llama", 300.0, None))
     key, model = diary.warnings
@@ -189,7 +194,6 @@ STORY: tuple[Event, ...] = (
         None,
         Failure.SILENCE,
         "no answer came",
-        delivered=False,
         duration=1.2,
         reused=True,
         departed=0.0,
@@ -207,7 +211,6 @@ STORY: tuple[Event, ...] = (
         200,
         None,
         "",
-        delivered=True,
         duration=0.4,
         reused=True,
         departed=0.0,

@@ -1,9 +1,10 @@
 """The show: the real OpenAI SDK calls through smartroute, while regions go down, become slow and come back."""
 
+import logging
 import threading
 import time
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Generator
+from contextlib import ExitStack, contextmanager
 
 import httpx2
 import openai
@@ -34,6 +35,7 @@ def run(console: Console, calls: int) -> tuple[Account, Tracing]:
     """Play all acts, with so many calls in each that does not wait for something, and print the summary."""
     account, tracing = Account(console), Tracing()
     with ExitStack() as stack:
+        stack.enter_context(_log_lines(account))
         scene = stack.enter_context(setting())
         routed = stack.enter_context(smartroute.Client(scene.config, trust_env=False))  # no proxy to localhost
         plain = stack.enter_context(openai.DefaultHttpxClient(trust_env=False))
@@ -44,6 +46,27 @@ def run(console: Console, calls: int) -> tuple[Account, Tracing]:
     tree = tracing.tree(example.number, ascii_only=console.options.ascii_only) if example else []
     account.summarize(tree)
     return account, tracing
+
+
+class _LogLine(logging.Handler):
+    """Shows what smartroute writes to the log among the calls."""
+
+    def __init__(self, account: Account) -> None:
+        super().__init__(logging.WARNING)
+        self._account = account
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._account.remark(f"   in the log: {record.getMessage()}")
+
+
+@contextmanager
+def _log_lines(account: Account) -> Generator[None]:
+    logger, handler = logging.getLogger("smartroute"), _LogLine(account)
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
 
 
 def _sdk(scene: Setting, http_client: httpx2.Client) -> openai.OpenAI:

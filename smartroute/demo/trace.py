@@ -135,6 +135,11 @@ def _words(attributes: Mapping[str, Any], detail: str | None) -> str:
             return f"{outcome} by {said.get('endpoint.name', 'nobody')}, attempts: {attempts}"
         case {"breaker.before": before, "breaker.after": after, "endpoint.name": name}:
             return f"{name}: {before} -> {after} ({said.get('breaker.cause')})"
+        case {"reason": "verification"}:
+            trip = said.get("round_trip")
+            return "verification: " + (detail or ("given up" if trip is None else f"alive, {trip * 1000:.1f} ms"))
+        case {"waited": waited}:
+            return f"nothing after {waited * 1000:.0f} ms"
         case {"attempt": _, "reason": reason}:
             status, first_token = said.get("http.response.status_code"), said.get("time_to_first_token")
             words = [str(status)] if status else []
@@ -142,6 +147,8 @@ def _words(attributes: Mapping[str, Any], detail: str | None) -> str:
                 words.append(detail or str(said["failure.class"]))
             elif first_token is not None:
                 words.append(f"first token after {first_token * 1000:.1f} ms")
+            elif said.get("stream.outcome") == "superseded":
+                words.append("another attempt was quicker")
             return f"{', '.join(words)} (reason: {reason})"
         case {"reason": reason}:
             return f"{said.get('endpoint.name', 'nobody')} first (reason: {reason})"

@@ -237,13 +237,15 @@ class Exchange:
                 return self._quiet(event.attempt, now)
         assert_never(event)
 
-    def settle(self, attempt: Attempt, how: str, now: float, *, detail: str = "") -> None:
-        """The delivered body is over: `complete`, `closed` (by the caller) or `interrupted`."""
+    def settle(
+        self, attempt: Attempt, how: str, now: float, *, failure: Failure = Failure.TRUNCATED, detail: str = ""
+    ) -> None:
+        """The delivered body is over: `complete`, `closed` (by the caller) or `interrupted`, by which `failure`."""
         if attempt.ended is not None:
             return
         if how == "interrupted":
-            attempt.failure, attempt.detail = Failure.TRUNCATED, detail
-            if not attempt.on_global:
+            attempt.failure, attempt.detail = failure, detail
+            if failure is Failure.TRUNCATED and not attempt.on_global:  # an error event may be the request's fault
                 self._fleet.blamed(self, attempt, now, unreachable=False)
         self._over(attempt, now, how=how)
 

@@ -80,7 +80,7 @@ class Telemetry:
             )
         return self._configured or get_current_span() is not INVALID_SPAN
 
-    def __call__(self, event: Event, /) -> None:
+    def __call__(self, event: Event, /) -> None:  # noqa: C901 - one case for each kind of event
         """Take note of an event."""
         match event:
             case ExchangeStarted():
@@ -108,7 +108,9 @@ class Telemetry:
                 self._metrics.incumbent_changed(event)
             case PassedThrough():
                 self._spans.passed_through(event)
-            case Quarantined() | KeyRefused() | CertificateRefused() | CertificateExpiring() | ConnectivityChanged():
+            case ConnectivityChanged():
+                self._metrics.connectivity_changed(event)
+            case Quarantined() | KeyRefused() | CertificateRefused() | CertificateExpiring():
                 pass  # for people: they are in the log
             case _:
                 assert_never(event)

@@ -13,12 +13,13 @@ from smartroute.events import (
     AttemptEnded,
     AttemptStarted,
     BreakerChanged,
+    ConnectivityChanged,
     ExchangeEnded,
     IncumbentChanged,
     ProbeEnded,
 )
 from smartroute.route import RouteStatus
-from smartroute.telemetry.names import SCOPE, error_type, given, package_version, records
+from smartroute.telemetry.names import SCOPE, Attribute, error_type, given, package_version, records
 from smartroute.telemetry.spans import OpenAttempt, OpenExchange
 
 __all__ = ["STATES", "Metrics"]
@@ -52,6 +53,7 @@ class Metrics:
         self.status = status
         self.budgets = budgets
         self._made: _Instruments | None = None
+        self._offline = False
 
     def attempt_started(self, event: AttemptStarted, attempt: OpenAttempt) -> None:
         """One more in flight; and one more second attempt, if it is one."""
@@ -77,7 +79,7 @@ class Metrics:
         instruments.request_duration.record(event.duration, request, attempt.context)
         if attempt.streaming and event.first_content is not None:
             instruments.first_token.record(event.first_content, name, attempt.context)
-        outcome = _attempt_outcome(failure, event.stream)
+        outcome = _attempt_outcome(error, failure, event.stream)
         instruments.attempts.add(
             1, given({**name, "smartroute.outcome": outcome, "error.type": error}), attempt.context
         )
@@ -95,9 +97,16 @@ class Metrics:
                 "smartroute.endpoint.name": event.endpoint.name if event.endpoint else None,
                 "smartroute.fallback": event.fallback,
                 "smartroute.streaming": exchange.streaming,
+                "error.type": exchange.error,
             }
         )
         instruments.route_duration.record(event.duration, labels, exchange.context)
+        if exchange.streaming and event.first_content is not None and event.endpoint is not None:
+            answered: dict[str, Attribute] = {
+                "smartroute.endpoint.name": event.endpoint.name,
+                "smartroute.fallback": event.fallback,
+            }
+            instruments.route_first_token.record(event.first_content, answered, exchange.context)
         if event.fallback:
             instruments.fallbacks.add(1, None, exchange.context)
 
@@ -117,6 +126,12 @@ class Metrics:
         """Requests go elsewhere by default."""
         if instruments := self._instruments():
             instruments.moves.add(1, {"smartroute.endpoint.name": event.after.name})
+
+    def connectivity_changed(self, event: ConnectivityChanged) -> None:
+        """This machine is offline, or online again."""
+        if (instruments := self._instruments()) and self._offline is event.online:
+            self._offline = not event.online
+            instruments.offline.add(1 if self._offline else -1)
 
     def probe_ended(self, event: ProbeEnded) -> None:
         """A probe's round trip, or its failure."""
@@ -161,6 +176,11 @@ class _Instruments:
             "From the start of a streamed attempt to its first content.",
             _TOKEN_BUCKETS,
         )
+        self.route_first_token = seconds(
+            "smartroute.route.time_to_first_token",
+            "From accepting a streamed request to its first content, failovers included.",
+            _TOKEN_BUCKETS,
+        )
         self.probe_duration = seconds(
             "smartroute.probe.duration", "Round trip of the probes that were answered in health.", _REQUEST_BUCKETS
         )
@@ -183,8 +203,13 @@ class _Instruments:
         self.moves = meter.create_counter(
             "smartroute.incumbent.changes", "{change}", "Changes of the default route, by where requests go since."
         )
+        self.offline = meter.create_up_down_counter(
+            "smartroute.offline", "{router}", "Routers that can reach no endpoint at all: this machine is offline."
+        )
+        self.fallbacks.add(0)  # so that the first one shows as a rise
+        self.offline.add(0)
         meter.create_observable_gauge(
-            "smartroute.route.state", [self._states], "1", "1 for the state that a route is in, 0 for the others."
+            "smartroute.route.state", [self._states], "{route}", "1 for the state that a route is in, 0 for the others."
         )
         meter.create_observable_gauge(
             "smartroute.route.round_trip", [self._round_trips], "s", "The estimated round trip to a route."
@@ -200,12 +225,12 @@ class _Instruments:
         )
 
     def _states(self, _: CallbackOptions) -> Iterator[Observation]:
+        worst: dict[str, str] = {}  # where several routers have a route of the same name
         for status in self._routes():
-            now = _state(status)
+            worst[status.name] = max(worst.get(status.name, STATES[0]), _state(status), key=STATES.index)
+        for name, now in worst.items():
             for state in STATES:
-                yield Observation(
-                    int(state == now), {"smartroute.endpoint.name": status.name, "smartroute.state": state}
-                )
+                yield Observation(int(state == now), {"smartroute.endpoint.name": name, "smartroute.state": state})
 
     def _round_trips(self, _: CallbackOptions) -> Iterator[Observation]:
         for status in self._routes():
@@ -218,9 +243,12 @@ class _Instruments:
                 yield Observation(status.first_token, {"smartroute.endpoint.name": status.name})
 
     def _budgets(self, _: CallbackOptions) -> Iterator[Observation]:
+        least: dict[str, float] = {}
         for source in list(self.sources):
             for name, tokens in source.budgets().items():
-                yield Observation(tokens, {"smartroute.budget": name})
+                least[name] = min(tokens, least.get(name, tokens))
+        for name, tokens in least.items():
+            yield Observation(tokens, {"smartroute.budget": name})
 
     def _routes(self) -> Iterator[RouteStatus]:
         for source in list(self.sources):
@@ -241,10 +269,10 @@ def _state(status: RouteStatus) -> str:
     return "suspect" if status.suspect and status.state == "closed" else status.state
 
 
-def _attempt_outcome(failure: str | None, stream: str | None) -> str:
-    """How an attempt ended, in the words for exchanges."""
-    if failure is None:
-        return "answered"
+def _attempt_outcome(error: str | None, failure: str | None, stream: str | None) -> str:
+    """How an attempt ended, in the words for exchanges; `superseded`: another one was quicker."""
+    if error is not None:
+        return "interrupted" if stream == "interrupted" else "failed"
     if failure == "cancelled":
         return "cancelled"
-    return "interrupted" if stream == "interrupted" else "failed"
+    return "superseded" if stream == "superseded" else "answered"

@@ -70,8 +70,9 @@ class OpenExchange:
 
     Attributes:
         context: the caller's context with our span in it: the parent of its attempts.
-        error: the error type of the attempt that failed last.
+        errors: the error types of the attempts that failed, by their numbers.
         left: the attempts that nobody saw the end of.
+        error: what kind of error it ended with, once it has.
     """
 
     span: Span
@@ -79,8 +80,15 @@ class OpenExchange:
     streaming: bool
     candidates: tuple[Candidate, ...]
     attempts: dict[int, OpenAttempt] = field(default_factory=dict[int, OpenAttempt])
-    error: str | None = None
+    errors: dict[int, str] = field(default_factory=dict[int, str])
     left: list[OpenAttempt] = field(default_factory=list[OpenAttempt])
+    error: str | None = None
+
+    def conclude(self, event: ExchangeEnded) -> None:
+        """Find what kind of error it ended with: that of the answer which the caller got, or the last."""
+        if event.outcome in ("failed", "interrupted"):
+            last = next(reversed(self.errors.values()), "_OTHER")
+            self.error = last if event.delivered is None else self.errors.get(event.delivered, last)
 
     def end_attempts(self) -> None:
         """End the spans of attempts that nobody saw the end of; they have no outcome to tell."""
@@ -187,25 +195,25 @@ class Spans:
             return None
         failure = event.failure and event.failure.value
         error = error_type(event.status, failure)
-        exchange.error = error or exchange.error
+        if error is not None:
+            exchange.errors[event.attempt] = error
         span = attempt.span
         if span.is_recording():
-            streamed = event.stream if exchange.streaming else None
+            handed_over = event.stream in ("complete", "closed", "interrupted")
             span.set_attributes(
                 given(
                     {
                         "http.response.status_code": event.status,
                         "error.type": error,
                         "smartroute.failure.class": failure,
-                        "smartroute.delivered": event.delivered,
                         "smartroute.connection.reused": event.reused if event.departed is not None else None,
                         "smartroute.time_to_send": event.departed,
                         "smartroute.time_to_first_byte": event.first_byte,
                         # Of an answer that isn't streamed it would measure the length, not the first token.
                         "smartroute.time_to_first_token": event.first_content if exchange.streaming else None,
                         "smartroute.stream.outcome": event.stream,
-                        "smartroute.stream.size": event.size if event.stream else None,
-                        "smartroute.stream.chunks": event.chunks if streamed else None,
+                        "smartroute.stream.size": event.size if handed_over else None,
+                        "smartroute.stream.chunks": event.chunks if handed_over and exchange.streaming else None,
                     }
                 )
             )
@@ -221,6 +229,7 @@ class Spans:
         if exchange is None:
             return None
         exchange.end_attempts()
+        exchange.conclude(event)
         span = exchange.span
         if span.is_recording():
             span.set_attributes(
@@ -230,13 +239,14 @@ class Spans:
                         "smartroute.endpoint.name": event.endpoint.name if event.endpoint else None,
                         "smartroute.fallback": event.fallback,
                         "smartroute.attempts": event.attempts,
+                        "smartroute.delivered.attempt": event.delivered,
+                        "smartroute.time_to_first_token": event.first_content if exchange.streaming else None,
+                        "error.type": exchange.error,
                     }
                 )
             )
-            if event.outcome in ("failed", "interrupted"):
-                error = exchange.error or "_OTHER"
-                span.set_attribute("error.type", error)
-                span.set_status(StatusCode.ERROR, f"{event.outcome}: {error}")
+            if exchange.error is not None:
+                span.set_status(StatusCode.ERROR, f"{event.outcome}: {exchange.error}")
         span.end()
         return exchange
 
@@ -274,6 +284,7 @@ class Spans:
         if found is None:
             return
         span, parent = found
+        by_status = event.failure is not None and event.failure.isdecimal()
         error = error_type(event.status if event.failure else None, event.failure)
         if span.is_recording():
             span.set_attributes(
@@ -281,13 +292,13 @@ class Spans:
                     {
                         "http.response.status_code": event.status,
                         "error.type": error,
-                        "smartroute.failure.class": event.failure if error else None,
+                        "smartroute.failure.class": "status" if by_status else event.failure,
                         "smartroute.round_trip": event.round_trip,
                     }
                 )
             )
             if error:
-                span.set_status(StatusCode.ERROR, event.detail or None)
+                span.set_status(StatusCode.ERROR, event.detail or (f"status {error}" if by_status else None))
             for number in event.exchanges:
                 if number != parent and (exchange := self._exchanges.get(number)) is not None:
                     span.add_link(exchange.span.get_span_context())

@@ -398,7 +398,10 @@ class AsyncBody(BodyBase):
             if done:
                 await self._drain()
         finally:  # also when that was cancelled
-            self._settle("complete" if done else "closed")
+            if done:
+                self._settle("complete")
+            else:
+                self._closed()
             await _discard(self._flight)
 
     def __del__(self) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import os
+import socket
 import ssl
 import threading
 from collections.abc import Callable, Sequence
@@ -304,11 +305,19 @@ class DriverBase:
         """Raise the caller's exception for one of the wire's."""
         raise self.mapped(error, request)
 
-    def settle(self, exchange: Exchange, flight: Flight, how: str, detail: str = "") -> None:
-        """The delivered body is over."""
+    def settle(
+        self,
+        exchange: Exchange,
+        flight: Flight,
+        how: str,
+        *,
+        failure: Failure = Failure.TRUNCATED,
+        detail: str = "",
+    ) -> None:
+        """The delivered body is over: `complete`, `closed` or `interrupted`, by which `failure`."""
         attempt = flight.watch.attempt
         self.open_streams.discard(flight)
-        exchange.settle(attempt, how, self.clock(), detail=detail)
+        exchange.settle(attempt, how, self.clock(), failure=failure, detail=detail)
         failed = attempt.failure is not None or (attempt.status or 0) >= 400
         outcome = "interrupted" if how == "interrupted" else "failed" if failed else "answered"
         self.router.finish(exchange, outcome)
@@ -345,6 +354,9 @@ class DriverBase:
         self.router.secured(attempt)
         sick = failure or (str(status) if status is not None and status >= 500 else None)
         sent_at = attempt.sent_at or attempt.started
+        detail = "" if failure is None or error is None else describe(failure, error)
+        if failure is Failure.DEADLINE:
+            detail = f"{failure}: no answer in {claim.limit * 1000:.0f} ms"
         self.router.probed(
             claim,
             Finding(
@@ -352,7 +364,7 @@ class DriverBase:
                 status,
                 None if attempt.first_byte is None else attempt.first_byte - sent_at,
                 failure=sick,
-                detail="" if failure is None or error is None else describe(failure, error),
+                detail=detail,
                 unreachable=failure not in (None, Failure.POOL_TIMEOUT) and not sent,
                 late=watch.until is not None and (attempt.first_byte or now) > watch.until + LATE,
             ),
@@ -433,27 +445,47 @@ class BodyBase:
             self._settle("complete")
             return None
         detail = "the stream ended before it was complete"
-        self._settle("interrupted", detail)
+        self._settle("interrupted", detail=detail)
         return self._driver.family.RemoteProtocolError(f"{attempt.endpoint.name}: {detail}", request=self._request)
 
     def _broken(self, error: Exception) -> Exception:
         """Reading failed. Returns the exception for the caller."""
         if isinstance(error, OSError):
             error = _with_cause(httpcore2.ReadError(str(error)), error)
-        self._settle("interrupted", describe(failure_of(error, self._flight.watch), error))
+        self._settle("interrupted", detail=describe(failure_of(error, self._flight.watch), error))
         return self._driver.mapped(error, self._request)
 
-    def _settle(self, how: str, detail: str = "") -> None:
+    def _closed(self) -> None:
+        """The caller closed it. After an error event that was no choice of the caller's."""
+        if self._tail is not None and self._tail.failed:
+            self._settle("interrupted", failure=Failure.ERROR_EVENT, detail="an error event")
+        else:
+            self._settle("closed")
+
+    def _settle(self, how: str, *, failure: Failure = Failure.TRUNCATED, detail: str = "") -> None:
         if not self._over:
             self._over = True
-            self._driver.settle(self._exchange, self._flight, how, detail)
+            self._driver.settle(self._exchange, self._flight, how, failure=failure, detail=detail)
+
+
+_WORDS = {
+    Failure.CONNECT_TIMEOUT: "no connection in time",
+    Failure.POOL_TIMEOUT: "no connection was free in time",
+    Failure.READ_TIMEOUT: "nothing came in time",
+    Failure.DEADLINE: "no answer by the deadline",
+    Failure.RESET: "the connection was closed before an answer",
+    Failure.PROTOCOL: "the answer breaks the protocol",
+}
+"""What failures mean that have no cause to name."""
 
 
 def describe(failure: Failure, error: BaseException) -> str:
-    """A failure in words that cannot hold a secret: never an exception's own text."""
+    """A failure in words that cannot hold a secret: never an exception's own text, but what the system calls it."""
     cause = error.__cause__ or error.__context__
     if isinstance(cause, ssl.SSLCertVerificationError):
         return f"{failure}: {cause.verify_message}"
+    if isinstance(cause, socket.gaierror):
+        return f"{failure}: {cause.strerror}"
     if (
         isinstance(cause, OSError)
         and cause.errno is not None
@@ -461,7 +493,9 @@ def describe(failure: Failure, error: BaseException) -> str:
         and not isinstance(cause, ssl.SSLError)
     ):
         return f"{failure}: {os.strerror(cause.errno)}"
-    return str(failure)
+    if isinstance(error, httpcore2.RemoteProtocolError) and "incomplete" in str(error):
+        return f"{failure}: the connection was closed in the middle of the answer"
+    return f"{failure}: {_WORDS[failure]}" if failure in _WORDS else str(failure)
 
 
 def _with_cause(error: Exception, cause: BaseException) -> Exception:

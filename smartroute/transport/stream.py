@@ -25,6 +25,7 @@ CHUNK_OVERHEAD = 48
 MOST_CHUNKS, TINY = 256, 1024
 """So many chunks of a body become one if they are smaller than that in the mean (bytes), for the same reason."""
 _DONE = re.compile(rb"[\r\n]data: ?\[DONE\]")
+_FAILED = re.compile(rb'[\r\n]data: ?\{\s*"error"\s*:\s*[{"]')
 _LINE_END = re.compile(rb"[\r\n]")
 _FINISHED = re.compile(rb'"finish_reason"\s*:\s*"[^"]')
 TAIL = 4096
@@ -230,6 +231,11 @@ class Tail:
     def done(self) -> bool:
         """Whether the stream has said its last word: `[DONE]`, which JSON cannot hold at a line's start."""
         return _DONE.search(self._bytes) is not None
+
+    @property
+    def failed(self) -> bool:
+        """Whether it has come to an error event, of which the SDK makes an exception."""
+        return _FAILED.search(self._bytes) is not None
 
     @property
     def complete(self) -> bool:

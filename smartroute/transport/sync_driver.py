@@ -321,7 +321,7 @@ class SyncBody(BodyBase):
             self._drain()
             self._settle("complete")
         else:
-            self._settle("closed")
+            self._closed()
         _discard(self._flight)
 
     def __del__(self) -> None:

@@ -146,7 +146,6 @@ def ended(
     failure: Failure | None = None,
     detail: str = "",
     stream: str | None = "complete",
-    delivered: bool | None = None,
     headers: tuple[tuple[str, str], ...] = (),
 ) -> AttemptEnded:
     has_content = stream in ("complete", "interrupted")
@@ -157,7 +156,6 @@ def ended(
         status,
         failure,
         detail,
-        delivered=has_content if delivered is None else delivered,
         duration=0.75,
         reused=False,
         departed=None if failure is Failure.CONNECT else 0.125,
@@ -177,8 +175,11 @@ def done(
     exchange: int = 1,
     attempts: int = 1,
     fallback: bool = False,
+    delivered: int | None = None,
 ) -> ExchangeEnded:
-    return ExchangeEnded(exchange, outcome, endpoint, attempts, fallback, 1.5)
+    delivered = attempts if delivered is None and endpoint is not None else delivered
+    first_content = 0.6 if endpoint is not None else None
+    return ExchangeEnded(exchange, outcome, endpoint, attempts, fallback, 1.5, delivered, first_content)
 
 
 def refused(attempt: int = 1, endpoint: Route = ARIZONA) -> AttemptEnded:

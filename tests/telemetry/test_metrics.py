@@ -10,7 +10,7 @@ import pytest
 
 import smartroute.policy.exchange
 from smartroute.config import Config
-from smartroute.events import BreakerChanged, IncumbentChanged, ProbeEnded
+from smartroute.events import BreakerChanged, ConnectivityChanged, IncumbentChanged, ProbeEnded
 from smartroute.policy.outcome import Failure
 from smartroute.route import Kind, RouteStatus
 from smartroute.router import Router
@@ -61,6 +61,9 @@ def test_metrics_of_a_failover(backend: Backend) -> None:
         ({"smartroute.endpoint.name": "us-arizona-1", "smartroute.outcome": "failed", "error.type": "connect"}, 1),
         ({"smartroute.endpoint.name": "global", "smartroute.outcome": "answered"}, 1),
     ]
+    assert backend.metric("smartroute.route.time_to_first_token") == [
+        ({"smartroute.endpoint.name": "global", "smartroute.fallback": True}, 0.6)
+    ]
     assert backend.metric("smartroute.fallbacks") == [({}, 1)]
     assert backend.metric("smartroute.breaker.transitions") == [(transition, 1)]
 
@@ -103,6 +106,23 @@ def test_moves_of_the_default_route_are_counted(backend: Backend) -> None:
         ({"smartroute.endpoint.name": "us-arizona-1"}, 1),
         ({"smartroute.endpoint.name": "frankfurt"}, 1),
     ]
+
+
+def test_a_failed_call_says_by_what(backend: Backend) -> None:
+    backend.feed(started(), sent(), refused(), done("failed", None))
+
+    ((labels, _),) = backend.metric("smartroute.route.duration")
+    assert (labels["smartroute.outcome"], labels["error.type"]) == ("failed", "connect")
+
+
+def test_offline_is_a_state_and_starts_at_none(backend: Backend) -> None:
+    offline, online = ConnectivityChanged(online=False), ConnectivityChanged(online=True)
+    counts = []
+    for event in (online, offline, offline, online, online):
+        backend.feed(event)
+        ((_, count),) = backend.metric("smartroute.offline")
+        counts.append(count)
+    assert counts == [0, 1, 1, 0, 0]
 
 
 # --- Gauges ----------------------------------------------------------------------------------------
@@ -167,6 +187,17 @@ def test_several_routers_share_the_instruments_of_a_provider_and_none_is_kept_al
     ]
 
 
+def test_of_equal_names_in_several_routers_the_worst_is_shown(backend: Backend) -> None:
+    ill, well = known(state="open"), known()
+    routers = [Metrics(backend.meters, partial(tuple, [each]), dict) for each in (well, ill, well)]
+    for metrics, tokens in zip(routers, (9.0, 1.0, 9.0), strict=True):
+        metrics.budgets = partial(dict, replay=tokens)
+        metrics.incumbent_changed(IncumbentChanged(None, ARIZONA))
+    series = {labels["smartroute.state"]: value for labels, value in backend.metric("smartroute.route.state")}
+    assert (series["open"], series["closed"]) == (1, 0)
+    assert backend.metric("smartroute.budget.tokens") == [({"smartroute.budget": "replay"}, 1.0)]
+
+
 def known(**facts: Any) -> RouteStatus:
     healthy: dict[str, Any] = {
         "name": "us-arizona-1",
@@ -200,6 +231,7 @@ def known(**facts: Any) -> RouteStatus:
         (Failure.CANCELLED, None, "cancelled"),
         (Failure.TRUNCATED, "interrupted", "interrupted"),
         (Failure.EMPTY, "discarded", "failed"),
+        (None, "superseded", "superseded"),
     ],
 )
 def test_outcomes_of_attempts(backend: Backend, failure: Failure | None, stream: str | None, outcome: str) -> None:

@@ -133,7 +133,7 @@ def test_a_provider_configured_later_is_noticed() -> None:
             return (
                 ExchangeStarted(number, "/chat/completions", None, False, (), "best"),
                 AttemptStarted(number, 1, route, "POST", "https://eu.example/v1/chat/completions", "best", []),
-                AttemptEnded(number, 1, route, 200, None, "", True, 0.1, True, 0.0, 0.1, 0.1, "complete", 1, 1, ()),
+                AttemptEnded(number, 1, route, 200, None, "", 0.1, True, 0.0, 0.1, 0.1, "complete", 1, 1, ()),
                 ExchangeEnded(number, "answered", route, 1, False, 0.2),
             )
 
@@ -165,5 +165,8 @@ def test_a_provider_configured_later_is_noticed() -> None:
     assert result.stderr == ""
     assert result.stdout.splitlines() == [
         "POST smartroute.route",
-        "http.client.request.duration smartroute.attempts smartroute.attempts.in_flight smartroute.route.duration",
+        (
+            "http.client.request.duration smartroute.attempts smartroute.attempts.in_flight smartroute.fallbacks "
+            "smartroute.offline smartroute.route.duration"
+        ),
     ]

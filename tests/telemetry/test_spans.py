@@ -42,6 +42,8 @@ def test_a_healthy_call(backend: Backend) -> None:
         "smartroute.endpoint.name": "us-arizona-1",
         "smartroute.fallback": False,
         "smartroute.attempts": 1,
+        "smartroute.delivered.attempt": 1,
+        "smartroute.time_to_first_token": 0.6,
     }
     assert dict(attempt.attributes or {}) == {
         "http.request.method": "POST",
@@ -54,7 +56,6 @@ def test_a_healthy_call(backend: Backend) -> None:
         "smartroute.attempt": 1,
         "smartroute.reason": "best",
         "smartroute.explanation": str(started().candidates[0]),
-        "smartroute.delivered": True,
         "smartroute.connection.reused": False,
         "smartroute.time_to_send": 0.125,
         "smartroute.endpoint.name": "us-arizona-1",
@@ -191,13 +192,23 @@ def test_each_attempt_says_what_was_known_of_its_endpoint_when_it_was_chosen(bac
 
 
 def test_a_hedge_and_what_it_beat_are_told_apart(backend: Backend) -> None:
-    beaten = ended(status=None, stream="superseded", delivered=False)
-    won = ended(2, FRANKFURT, delivered=True)
+    beaten, won = ended(status=None, stream="superseded"), ended(2, FRANKFURT)
     backend.feed(started(), sent(), sent(2, FRANKFURT, reason="hedge"), beaten, won, done(attempts=2))
 
     loser, winner = (dict(span.attributes or {}) for span in backend.attempts)
-    assert (loser["smartroute.delivered"], loser["smartroute.stream.outcome"]) == (False, "superseded")
-    assert (winner["smartroute.delivered"], winner["smartroute.reason"]) == (True, "hedge")
+    assert loser["smartroute.stream.outcome"] == "superseded"
+    assert (winner["smartroute.stream.outcome"], winner["smartroute.reason"]) == ("complete", "hedge")
+    assert (backend.route.attributes or {})["smartroute.delivered.attempt"] == winner["smartroute.attempt"] == 2
+
+
+def test_the_error_of_a_failed_call_is_that_of_the_answer_which_the_caller_got(backend: Backend) -> None:
+    saturated = ended(status=429, failure=Failure.STATUS, stream="discarded")
+    worse = ended(2, FRANKFURT, status=503, failure=Failure.STATUS, stream="discarded")
+    over = done("failed", ARIZONA, attempts=2, delivered=1)
+    backend.feed(started(), sent(), saturated, sent(2, FRANKFURT), worse, over)
+
+    assert (backend.route.attributes or {})["error.type"] == "429"
+    assert backend.route.status.description == "failed: 429"
 
 
 def test_an_attempt_that_is_overdue_says_so_in_its_span(backend: Backend) -> None:

@@ -65,9 +65,22 @@ def test_a_certified_route_answers(
         caller.close(client)
 
 
-@pytest.mark.parametrize("kind", ["another host", "unknown authority", "expired"])
-def test_a_route_without_a_good_certificate_is_not_told_anything(
-    caller: Caller, world: World, authority: trustme.CA, trust: ssl.SSLContext, kind: str
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        ("another host", "IP address mismatch"),
+        ("unknown authority", "unable to get local issuer certificate"),
+        ("expired", "certificate has expired"),
+    ],
+)
+def test_a_route_without_a_good_certificate_is_not_told_anything_but_a_person_is(
+    caller: Caller,
+    world: World,
+    authority: trustme.CA,
+    trust: ssl.SSLContext,
+    caplog: pytest.LogCaptureFixture,
+    kind: str,
+    words: str,
 ) -> None:
     with secured(bad_certificate(kind, authority)) as near:
         client = measure(caller.client(world.config(near), verify=trust))
@@ -79,6 +92,24 @@ def test_a_route_without_a_good_certificate_is_not_told_anything(
         assert status.last_failure is not None
         assert "certificate" in status.last_failure[0]
         caller.close(client)
+    said = [record.getMessage() for record in caplog.records if record.name == "smartroute"]
+    (refused,) = [line for line in said if "is not accepted" in line]
+    assert refused.startswith("Route near: its certificate is not accepted (certificate: ")
+    assert words in refused
+
+
+def test_a_certificate_that_is_about_to_expire_is_said_once(
+    caller: Caller, world: World, authority: trustme.CA, trust: ssl.SSLContext, caplog: pytest.LogCaptureFixture
+) -> None:
+    now = datetime.now(UTC)
+    with secured(authority.issue_cert(HOST, not_before=now - timedelta(80), not_after=now + timedelta(10))) as near:
+        clients = [measure(caller.client(world.config(near), verify=trust)) for _ in range(2)]
+        for client in clients:  # each makes a connection of its own
+            assert caller.ask(caller.sdk(client, world.globe.url)).route == "near"
+        for client in clients:
+            caller.close(client)
+    (said,) = [record.getMessage() for record in caplog.records if record.name == "smartroute"]
+    assert said.startswith("Route near: its certificate expires in 10.0 days. Remedy:")
 
 
 @pytest.mark.parametrize("kind", ["another host", "unknown authority", "expired"])
