@@ -146,7 +146,7 @@ class Log:
         if down:
             meanwhile = "Requests go to the global endpoint." if self._fallback else "There is no global endpoint."
             message = f"All routes are down: {causes}. {meanwhile} Remedy: see why; they are probed until they answer."
-            logger.warning("%s", message, extra={"smartroute.endpoint.state": "open"})
+            logger.warning("%s", message)
         if up:
             logger.warning("Route %s is back up.", event.route, extra={"smartroute.endpoint.name": event.route.name})
 

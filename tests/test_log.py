@@ -275,3 +275,21 @@ def test_info_tells_what_changed(diary: Diary, caplog: pytest.LogCaptureFixture)
     assert opening.getMessage() == "Route iowa: closed -> open (connect: Connection refused)"
     assert vars(opening)["smartroute.breaker.after"] == "open"
     assert moving.getMessage() == "Requests go to route tokyo by default (before: iowa)."
+
+
+WARNED: tuple[Event, ...] = (
+    opened(IOWA),
+    opened(TOKYO),
+    closed(IOWA),
+    ConnectivityChanged(online=False),
+    ConnectivityChanged(online=True),
+    Quarantined(TOKYO, 401, None, 300.0, 1),
+    Quarantined(IOWA, 404, "llama", 300.0, None),
+    KeyRefused(IOWA, 1, 2),
+    CertificateRefused(IOWA, "certificate: certificate has expired"),
+    CertificateExpiring(IOWA, 3.25 * DAY),
+    IncumbentChanged(IOWA, TOKYO),
+    PassedThrough("/embeddings", "no route serves its model"),
+    ProbeEnded(IOWA, 0.02, None),
+)
+"""One of each kind, with the story above."""

@@ -507,7 +507,7 @@ class Exchange:
                 if attempt.reason == "hedge" and attempt.content_at is not None and other.number < attempt.number:
                     self._fleet.outpaced(self, other, now)
                 elif other.rescued and attempt.content_at is not None:  # somebody else did answer
-                    other.failure, other.detail = Failure.SILENCE, "no answer came"
+                    other.failure, other.detail = Failure.SILENCE, "silence: no answer came"
                     self._fleet.blamed(self, other, now, unreachable=False)
                 self._over(other, now, how="superseded")
         return Deliver(attempt, final)
