@@ -2,7 +2,7 @@
 
 import argparse
 
-from benchmarks import acceptance, choosing, outage, overhead, soak
+from benchmarks import acceptance, choosing, outage, overhead, soak, tracing
 from benchmarks.chaos import command as chaos
 from benchmarks.selection import command as selection
 
@@ -28,6 +28,7 @@ def main() -> int:
         "soak", help="100,000 calls through every fault: is anything lost or left? (15 minutes)"
     )
     command.add_argument("--calls", type=int, default=100_000, help="how many (default: 100,000)")
+    commands.add_parser("tracing", help="microseconds that spans and metrics take (about 10 s)")
     given = parser.parse_args()
     if given.name == "acceptance":
         return 0 if acceptance.main(calls=given.calls, as_json=given.json) else 1
@@ -38,6 +39,8 @@ def main() -> int:
         return chaos.main(given)
     if given.name == "choosing":
         return 0 if choosing.main(as_json=given.json) else 1
+    if given.name == "tracing":
+        return 0 if tracing.main(as_json=given.json) else 1
     if given.name == "selection":
         return selection.main(given)
     if given.name == "soak":

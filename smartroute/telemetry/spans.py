@@ -130,23 +130,16 @@ class Spans:
                     "gen_ai.request.model": event.model,
                     "smartroute.path": event.path,
                     "smartroute.streaming": event.streaming,
-                    "smartroute.candidates": [
-                        f"{candidate.route.name} {_milliseconds(candidate.score)} {candidate.state} {candidate.reason}"
-                        for candidate in event.candidates
-                    ],
+                    "smartroute.candidates": [candidate.route.name for candidate in event.candidates],
                 }
             )
         )
-        span.add_event(
-            "smartroute.decision",
-            given(
-                {
-                    "smartroute.reason": event.reason,
-                    "smartroute.endpoint.name": first,
-                    "smartroute.explanation": [str(candidate) for candidate in event.candidates],
-                }
-            ),
-        )
+        decision: dict[str, Attribute | None] = {
+            "smartroute.reason": event.reason,
+            "smartroute.endpoint.name": first,
+            "smartroute.explanation": [str(candidate) for candidate in event.candidates],
+        }
+        span.add_event("smartroute.decision", given(decision))
 
     def attempt_started(self, event: AttemptStarted) -> OpenAttempt | None:
         """Open the attempt's span, and send its context along; None: nobody wants one."""
@@ -350,7 +343,3 @@ def _header_attributes(headers: tuple[tuple[str, str], ...]) -> dict[str, list[s
     for name, value in headers:
         attributes.setdefault(f"http.response.header.{name}", []).append(value)
     return attributes
-
-
-def _milliseconds(seconds: float | None) -> str:
-    return "-" if seconds is None else f"{seconds * 1000:.0f}ms"

@@ -14,7 +14,8 @@ from smartroute.events import BreakerChanged, ConnectivityChanged, IncumbentChan
 from smartroute.policy.outcome import Failure
 from smartroute.route import Kind, RouteStatus
 from smartroute.router import Router
-from smartroute.telemetry.metrics import SECOND_ATTEMPTS, STATES, Metrics
+from smartroute.telemetry.instruments import STATES
+from smartroute.telemetry.metrics import SECOND_ATTEMPTS, Metrics
 from tests.telemetry.kit import ARIZONA, FRANKFURT, GLOBAL, Backend, done, ended, refused, sent, started
 
 

@@ -12,7 +12,8 @@ import pytest
 import smartroute
 from smartroute.log import Log
 from smartroute.policy.outcome import Failure
-from smartroute.telemetry.metrics import SECOND_ATTEMPTS, STATES
+from smartroute.telemetry.instruments import STATES
+from smartroute.telemetry.metrics import SECOND_ATTEMPTS
 from tests.test_log import IOWA, STORY, TOKYO, WARNED
 
 ROOT = Path(__file__).parent.parent.parent
@@ -41,9 +42,9 @@ def test_every_name_is_in_the_reference_and_every_name_there_exists() -> None:
 def test_every_metric_has_a_row_with_its_kind() -> None:
     section = PAGE.split("## Metrics")[1].split("## Log records")[0]
     rows = dict(re.findall(r"^\| `([\w.]+)` \| ([\w-]+(?: counter)?)", section, re.MULTILINE))
-    kinds = {"create_counter": "counter", "create_up_down_counter": "up-down counter", "seconds": "histogram"}
+    kinds = {"counter": "counter", "up_down_counter": "up-down counter", "seconds": "histogram"}
     kinds |= {"create_observable_gauge": "gauge"}
-    source = ast.parse((PACKAGE / "telemetry" / "metrics.py").read_text("utf-8"))
+    source = ast.parse((PACKAGE / "telemetry" / "instruments.py").read_text("utf-8"))
     calls = [n for n in ast.walk(source) if isinstance(n, ast.Call) and n.args and isinstance(n.args[0], ast.Constant)]
     expected = {}
     for call in calls:
