@@ -5,7 +5,7 @@ application may subscribe its own with `Router.subscribe`. Events never carry a 
 completion, and no query string. Durations are in seconds.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from smartroute.policy.outcome import Failure
@@ -74,7 +74,7 @@ class AttemptStarted:
     method: str
     url: str
     reason: str
-    headers: list[tuple[bytes, bytes]]
+    headers: list[tuple[bytes, bytes]] = field(repr=False)  # baggage may be among them
     candidate: Candidate | None = None
     resends: int = 0
 
@@ -177,7 +177,7 @@ class VerificationStarted:
     verification: int
     route: Route
     url: str
-    headers: list[tuple[bytes, bytes]]
+    headers: list[tuple[bytes, bytes]] = field(repr=False)  # baggage may be among them
     exchanges: tuple[int, ...]
 
 

@@ -115,7 +115,7 @@ class Spans:
     def exchange_started(self, event: ExchangeStarted) -> None:
         """Open the exchange's span, unless the caller wants none."""
         context = otel_context.get_current()
-        if event.exchange in self._exchanges or any(context.get(key) for key in _SUPPRESSION_KEYS):
+        if event.exchange in self._exchanges or _is_suppressed(context):
             return  # the later events of an exchange that isn't here are ignored
         span = self._tracer.start_span("smartroute.route", context)
         self._exchanges[event.exchange] = OpenExchange(
@@ -299,9 +299,14 @@ class Spans:
 
     def passed_through(self, event: PassedThrough) -> None:
         """There is no span of ours; the caller's own may want to know."""
-        trace.get_current_span().add_event(
-            "smartroute.passed_through", {"url.path": event.path, "smartroute.reason": event.reason}
-        )
+        if not _is_suppressed(otel_context.get_current()):
+            trace.get_current_span().add_event(
+                "smartroute.passed_through", {"url.path": event.path, "smartroute.reason": event.reason}
+            )
+
+
+def _is_suppressed(context: Context) -> bool:
+    return any(context.get(key) for key in _SUPPRESSION_KEYS)
 
 
 def _inject(span: Span, context: Context, headers: list[tuple[bytes, bytes]]) -> None:

@@ -236,7 +236,7 @@ class AsyncDriver(DriverBase):
         except Exception as error:
             return self._failed(flight, error, asked)
         flight.source = aiter(response.aiter_stream())
-        return self._answered(flight, response, exchange)
+        return self._answered(flight, response, exchange, asked)
 
     async def _hold(self, flight: Flight, command: Hold, asked: httpx2.Request) -> Event:
         held = holder(command.gate, command.attempt, encoded=flight.encoded)

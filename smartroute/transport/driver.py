@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import os
+import re
 import socket
 import ssl
 import threading
@@ -28,6 +29,7 @@ from smartroute.policy.outcome import Failure, retry_after
 from smartroute.policy.patience import LATE
 from smartroute.policy.schedule import Finding
 from smartroute.route import Kind
+from smartroute.settings import NEVER_FORWARDED
 from smartroute.transport.connect import failure_of, is_refused_stream
 from smartroute.transport.pools import PoolOptions, Pools, TransportOptions
 from smartroute.transport.rewrite import OWN_PREFIX, Intake, Rewriter
@@ -49,6 +51,13 @@ PROBE_BYTES = 256 * 1024
 DRAIN_LIMIT = 0.05
 """Seconds and bytes that may be spent after `[DONE]` to keep the connection."""
 DRAIN_BYTES = 16 * 1024
+CREDENTIALS = tuple(name for name in NEVER_FORWARDED if name != "host")
+"""Headers of the caller's that hold a secret."""
+LEAST_SECRET = 8
+"""Characters below which a word of them (`Bearer`, the name of a cookie) is taken for no secret."""
+_WORD = re.compile(r"[ ;,=]+")
+_NOTE = re.compile(r"[\x21-\x7e]{1,128}")
+"""A response header's value worth keeping: nobody needs more to name a request, and no sentence fits in."""
 UNSENT = frozenset(
     (
         Failure.DNS,
@@ -236,7 +245,9 @@ class DriverBase:
         flight.error = error
         return Failed(attempt, failure, describe(failure, error))
 
-    def _answered(self, flight: Flight, response: httpcore2.Response, exchange: Exchange) -> Answered:
+    def _answered(
+        self, flight: Flight, response: httpcore2.Response, exchange: Exchange, asked: httpx2.Request
+    ) -> Answered:
         """Take note of a response's head."""
         attempt = flight.watch.attempt
         attempt.first_byte = self.clock()
@@ -256,12 +267,28 @@ class DriverBase:
         flight.encoded = encoded
         wait = retry_after(response.headers, self.router.wall()) if response.status in (429, 503) else None
         if exchange.number:
-            attempt.notes = tuple(
-                (name.decode("latin-1").lower(), value.decode("latin-1"))
-                for name, value in response.headers
-                if name.decode("latin-1").lower() in NOTED_HEADERS
-            )
+            attempt.notes = self._notes(response.headers, exchange, attempt, asked)
         return Answered(attempt, response.status, wait, event_stream, encoded)
+
+    def _notes(
+        self, headers: Sequence[tuple[bytes, bytes]], exchange: Exchange, attempt: Attempt, asked: httpx2.Request
+    ) -> tuple[tuple[str, str], ...]:
+        """The response headers worth keeping, but none that repeats a secret: a server may echo anything."""
+        found = [
+            (lower, value.decode("latin-1"))
+            for name, value in headers
+            if (lower := name.decode("latin-1").lower()) in NOTED_HEADERS
+        ]
+        if not found:
+            return ()
+        secrets = {*attempt.endpoint.keys, self.router.config.global_api_key, exchange.call.conversation}
+        words = (word for name in CREDENTIALS for word in _WORD.split(asked.headers.get(name, "")))
+        known = [*filter(None, secrets), *(word for word in words if len(word) >= LEAST_SECRET)]
+        return tuple(
+            (name, value)
+            for name, value in found
+            if _NOTE.fullmatch(value) and not any(secret in value for secret in known)
+        )
 
     def _response(
         self, flight: Flight, exchange: Exchange, stream: httpx2.SyncByteStream | httpx2.AsyncByteStream, *, final: bool

@@ -187,6 +187,8 @@ class Rewriter:
                     headers.append((b"Authorization", b"Bearer " + key.encode()))
         if added := self._allowed_of(attempt.headers):
             names = {name.lower() for name, _ in added}
+            if b"traceparent" in names:
+                names.add(b"tracestate")  # the caller's belongs to the caller's traceparent
             headers = [h for h in headers if h[0].lower() not in names] + added
         return httpcore2.Request(b"POST", url, headers=headers, content=Body(body), extensions=dict(extensions))
 

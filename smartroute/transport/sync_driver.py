@@ -204,7 +204,7 @@ class SyncDriver(DriverBase):
         except Exception as error:
             return self._failed(flight, error, asked)
         flight.source = iter(response.iter_stream())
-        return self._answered(flight, response, exchange)
+        return self._answered(flight, response, exchange, asked)
 
     def _hold(self, flight: Flight, command: Hold, asked: httpx2.Request) -> Event:
         held = holder(command.gate, command.attempt, encoded=flight.encoded)
