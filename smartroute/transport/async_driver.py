@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeAlias, assert_never, cast
+from typing import TYPE_CHECKING, TypeAlias, assert_never, cast
 from weakref import WeakKeyDictionary
 
 import httpcore2
@@ -44,7 +44,7 @@ from smartroute.transport.driver import (
     Trip,
     describe,
 )
-from smartroute.transport.pools import AsyncPool, Pools, TransportOptions, async_pool
+from smartroute.transport.pools import AsyncPool, Passages, Pools, TransportOptions, async_pool
 from smartroute.transport.stream import holder
 from smartroute.transport.watch import Overtaken, RaceLost, Superseded, Unwinding
 
@@ -72,7 +72,6 @@ class AsyncDriver(DriverBase):
         # The family's client insists on subclasses of its own stream class.
         own = family.AsyncByteStream
         self._body: Make = cast("Make", type("RoutedStream", (AsyncBody, own), {}))
-        self._plain_body: Make = cast("Make", type("PlainStream", (AsyncPlainBody, own), {}))
 
     def after_fork(self) -> None:
         super().after_fork()
@@ -90,7 +89,7 @@ class AsyncDriver(DriverBase):
             raise self.family.ConnectError(str(error), request=request) from error
         if intake is None or exchange is None:
             self._tell_passed(request, intake)
-            return await self._pass_through(request, home.pools)
+            return await home.passages.to(request.url).handle_async_request(self.rewriter.passed(request))
         home.prober.wake()
         trip = Trip(exchange, intake, {})
         try:
@@ -107,6 +106,7 @@ class AsyncDriver(DriverBase):
         """Close every connection, in whatever loop it was made."""
         self.closed = True
         self.do_chores()
+        self.settle_streams()
         here = _running_loop()
         for loop, home in tuple(self._homes.items()):
             if loop is here:
@@ -150,9 +150,9 @@ class AsyncDriver(DriverBase):
                 self._report(claim, watch, proxied=proxied, status=response.status)
                 return
 
-    def forget(self, exchange: Exchange, flight: Flight) -> None:
+    def forget(self, flight: Flight) -> None:
         """Close a stream that nobody holds any more."""
-        self.settle(exchange, flight, "closed")
+        self.settle_stream(flight, "closed")
         with contextlib.suppress(RuntimeError):  # no loop: its connections went with it
             loop = asyncio.get_running_loop()
             task = loop.create_task(_discard(flight))
@@ -288,17 +288,6 @@ class AsyncDriver(DriverBase):
         body = self._body(self, exchange, flight, request)
         return self._response(flight, exchange, body, final=command.final)
 
-    async def _pass_through(self, request: httpx2.Request, pools: Pools[AsyncPool]) -> httpx2.Response:
-        """The request exactly as the SDK made it, over the caller's own limits."""
-        try:
-            response = await pools.plain(request.url).handle_async_request(self.rewriter.passed(request))
-        except Exception as error:
-            self.refuse(error, request)
-        stream = self._plain_body(self, response, request)
-        return self.family.Response(
-            response.status, headers=response.headers, stream=stream, extensions=response.extensions
-        )
-
 
 def _running_loop() -> asyncio.AbstractEventLoop:
     try:
@@ -316,6 +305,7 @@ class Home:
         self.pools = Pools[AsyncPool](
             driver.pool_options, httpcore2.AsyncConnectionPool, AsyncWire(driver.clock), driver.pool_of_route
         )
+        self.passages = Passages(driver.pool_options, driver.family.AsyncHTTPTransport)
         self.prober = AsyncProber(driver.router, self.probe, loop)
         self._lifeline = self._live()
 
@@ -339,6 +329,8 @@ class Home:
             await self.pools.wire.aclose()
             for pool in self.pools.drain():
                 await pool.aclose()
+            for passage in self.passages.drain():
+                await passage.aclose()
             self._driver.forget_home(self._loop)
 
 
@@ -407,7 +399,7 @@ class AsyncBody(BodyBase):
     def __del__(self) -> None:
         if self._over:
             return
-        chore = partial(self._driver.forget, self._exchange, self._flight)
+        chore = partial(self._driver.forget, self._flight)
         try:
             self._loop.call_soon_threadsafe(chore)
         except RuntimeError:  # the loop is closed, its connections went with it
@@ -418,25 +410,3 @@ class AsyncBody(BodyBase):
         self._flight.watch.hasten(DRAIN_LIMIT)
         with contextlib.suppress(Exception):  # then the connection is lost, as it would have been anyway
             await _read_away(self._flight.source, DRAIN_BYTES)
-
-
-class AsyncPlainBody:
-    """The stream of a request that passed through."""
-
-    def __init__(self, driver: AsyncDriver, response: httpcore2.Response, request: httpx2.Request) -> None:
-        self._driver = driver
-        self._request = request
-        self._response = response
-        self._source: Any = response.aiter_stream()
-
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        try:
-            async for chunk in self._source:
-                yield chunk
-        except Exception as error:
-            self._driver.refuse(error, self._request)
-
-    async def aclose(self) -> None:
-        """Close the response."""
-        await self._source.aclose()
-        await self._response.aclose()

@@ -154,7 +154,7 @@ class DriverBase:
         self.rewriter = Rewriter(router.config, family)
         # Open streams are held here as well as by their readers: were one collected with its reader, each
         # of the generators below it would be closed on its own, all at the same time.
-        self.open_streams: set[Flight] = set()
+        self.open_streams: dict[Flight, Exchange] = {}
         self.closed = False
         # Over HTTP/2 one request may read for many: none of them can be left waiting for another endpoint.
         self.looks_after = not options.get("http2")
@@ -167,7 +167,7 @@ class DriverBase:
 
     def after_fork(self) -> None:
         """In a child process: connections are the parent's. They are left alone, also by the collector."""
-        self.chores, self.open_streams = SimpleQueue(), set()
+        self.chores, self.open_streams = SimpleQueue(), {}
 
     def do_chores(self) -> None:
         """Tidy up after forgotten streams.
@@ -343,11 +343,22 @@ class DriverBase:
     ) -> None:
         """The delivered body is over: `complete`, `closed` or `interrupted`, by which `failure`."""
         attempt = flight.watch.attempt
-        self.open_streams.discard(flight)
         exchange.settle(attempt, how, self.clock(), failure=failure, detail=detail)
         failed = attempt.failure is not None or (attempt.status or 0) >= 400
         outcome = "interrupted" if how == "interrupted" else "failed" if failed else "answered"
         self.router.finish(exchange, outcome)
+
+    def settle_stream(
+        self, flight: Flight, how: str, *, failure: Failure = Failure.TRUNCATED, detail: str = ""
+    ) -> None:
+        """A stream is over. Who says so first is heard."""
+        if exchange := self.open_streams.pop(flight, None):
+            self.settle(exchange, flight, how, failure=failure, detail=detail)
+
+    def settle_streams(self) -> None:
+        """The client is closed, and with it its streams: of one forgotten later nobody would read the note."""
+        for flight in tuple(self.open_streams):
+            self.settle_stream(flight, "closed")
 
     def _commit(self, flight: Flight, exchange: Exchange, prober: SyncProber | AsyncProber) -> None:
         """From here on no limit of ours applies: what is left of the answer comes, or its route proves dead."""
@@ -444,14 +455,13 @@ class BodyBase:
 
     def __init__(self, driver: DriverBase, exchange: Exchange, flight: Flight, request: httpx2.Request) -> None:
         self._driver = driver
-        self._exchange = exchange
         self._flight = flight
         self._request = request
         self._held = iter(flight.chunks)
         self._tail = Tail() if flight.event_stream else None
         self._attempt = flight.watch.attempt
         self._over = False  # from here on there is something to close
-        driver.open_streams.add(flight)
+        driver.open_streams[flight] = exchange
 
     @property
     def _may_drain(self) -> bool:
@@ -492,7 +502,7 @@ class BodyBase:
     def _settle(self, how: str, *, failure: Failure = Failure.TRUNCATED, detail: str = "") -> None:
         if not self._over:
             self._over = True
-            self._driver.settle(self._exchange, self._flight, how, failure=failure, detail=detail)
+            self._driver.settle_stream(self._flight, how, failure=failure, detail=detail)
 
 
 _WORDS = {

@@ -52,7 +52,10 @@ class Family:
     RemoteProtocolError: type[httpx2.RemoteProtocolError]
     Proxy: type[httpx2.Proxy]
     URL: type[httpx2.URL]
+    HTTPTransport: type[httpx2.HTTPTransport]
+    AsyncHTTPTransport: type[httpx2.AsyncHTTPTransport]
     default_timeout: httpx2.Timeout
+    default_limits: httpx2.Limits
     create_ssl_context: Callable[..., ssl.SSLContext]
     environment_proxies: Callable[[], Mapping[str, str | None]]
     pattern: Callable[[str], _Pattern]
@@ -71,7 +74,10 @@ class Family:
             RemoteProtocolError=module.RemoteProtocolError,
             Proxy=module.Proxy,
             URL=module.URL,
-            default_timeout=module.Timeout(600.0, connect=5.0),  # the OpenAI SDK's own
+            HTTPTransport=module.HTTPTransport,
+            AsyncHTTPTransport=module.AsyncHTTPTransport,
+            default_timeout=module.Timeout(600.0, connect=5.0),  # the OpenAI SDK's own, as these limits
+            default_limits=module.Limits(max_connections=1000, max_keepalive_connections=100),
             create_ssl_context=module.create_ssl_context,
             # Private, and used all the same: NO_PROXY must mean to us exactly what it means to the family.
             environment_proxies=module._utils.get_environment_proxies,  # noqa: SLF001

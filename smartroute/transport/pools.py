@@ -1,4 +1,4 @@
-"""Connection pools: one per route, one per proxy for what passes through."""
+"""Connection pools, one per route; and the family's own transports, one per proxy, for what passes through."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from smartroute.transport.family import Family
 
-__all__ = ["AsyncPool", "PoolOptions", "Pools", "TransportOptions", "async_pool", "split_options"]
+__all__ = ["AsyncPool", "Passages", "PoolOptions", "Pools", "TransportOptions", "async_pool", "split_options"]
 
 ROUTE_KEEPALIVE = 55.0
 """Seconds for which an idle connection to a route is kept (the libraries' default of 5 s would cost a
@@ -52,6 +52,7 @@ class AsyncPool(Protocol):
 
 
 Pool = TypeVar("Pool", httpcore2.ConnectionPool, AsyncPool)
+Passage = TypeVar("Passage")
 
 
 class TransportOptions(TypedDict, total=False):
@@ -130,6 +131,13 @@ class PoolOptions:
             network_backend=wire if proxy is None else None,
         )
 
+    def passage(self, make: Callable[..., Passage], proxy: httpx2.Proxy | None, *, tls: bool) -> Passage:
+        """A transport as the family's own client would make it."""
+        given: dict[str, Any] = {"limits": self.family.default_limits, **self.given, "proxy": proxy}
+        given.pop("cert", None)  # it is in the context
+        given["verify"] = self.ssl_context if tls else False  # without TLS no certificates need be loaded
+        return make(**given)
+
 
 def _core_proxy(proxy: httpx2.Proxy) -> httpcore2.Proxy:
     url = proxy.url
@@ -163,7 +171,6 @@ class Pools(Generic[Pool]):
         self._lock = threading.Lock()
         self._routes: dict[str, tuple[Pool, bool]] = {}
         self._addresses: dict[str, tuple[str, int]] = {}
-        self._plain: dict[tuple[int, str], Pool] = {}
         self._fresh: WeakSet[Pool] = WeakSet()
 
     def of(self, route: Route) -> tuple[Pool, bool]:
@@ -191,18 +198,6 @@ class Pools(Generic[Pool]):
             self._fresh.add(pool)
         return pool, proxy is not None
 
-    def plain(self, url: httpx2.URL) -> Pool:
-        """The pool for a request that passes through, with the caller's own limits."""
-        proxy = self._options.proxy_for(url)
-        key = (id(proxy), url.scheme)
-        pool = self._plain.get(key)
-        if pool is None:
-            with self._lock:
-                if key not in self._plain:
-                    self._plain[key] = self._options.make(self._make, self.wire, proxy, tls=url.scheme == "https")
-                pool = self._plain[key]
-        return pool
-
     def idle(self, route: Route) -> bool:
         """Whether a connection to the route is open and free."""
         found = self._routes.get(route.name)
@@ -222,10 +217,45 @@ class Pools(Generic[Pool]):
     def drain(self) -> list[Pool]:
         """All pools, which from now on nobody gets any more; the caller closes them."""
         with self._lock:
-            pools = [pool for pool, _ in self._routes.values()] + list(self._plain.values()) + list(self._fresh)
+            pools = [pool for pool, _ in self._routes.values()] + list(self._fresh)
             self._routes.clear()
-            self._plain.clear()
         return pools
+
+
+class Passages(Generic[Passage]):
+    """The transports for what passes through: the family's own, with the caller's own limits.
+
+    So whoever wraps or replaces those of the plain SDK (OpenTelemetry's instrumentation, a test's mock) has the same
+    of ours.
+
+    Args:
+        make: the family's class.
+    """
+
+    def __init__(self, options: PoolOptions, make: Callable[..., Passage]) -> None:
+        self._options = options
+        self._make = make
+        self._lock = threading.Lock()
+        self._made: dict[tuple[int, str], Passage] = {}
+
+    def to(self, url: httpx2.URL) -> Passage:
+        """The transport for a URL, through the proxy that the URL needs."""
+        proxy = self._options.proxy_for(url)
+        key = (id(proxy), url.scheme)
+        found = self._made.get(key)
+        if found is None:
+            with self._lock:
+                if key not in self._made:
+                    self._made[key] = self._options.passage(self._make, proxy, tls=url.scheme == "https")
+                found = self._made[key]
+        return found
+
+    def drain(self) -> list[Passage]:
+        """All of them, which from now on nobody gets any more; the caller closes them."""
+        with self._lock:
+            made = list(self._made.values())
+            self._made.clear()
+        return made
 
 
 def async_pool(backend: str, options: TransportOptions) -> Callable[..., AsyncPool]:

@@ -192,12 +192,13 @@ class Rewriter:
             headers = [h for h in headers if h[0].lower() not in names] + added
         return httpcore2.Request(b"POST", url, headers=headers, content=Body(body), extensions=dict(extensions))
 
-    def passed(self, request: httpx2.Request) -> httpcore2.Request:
-        """The request exactly as the SDK made it."""
+    def passed(self, request: httpx2.Request) -> httpx2.Request:
+        """The request exactly as the SDK made it: itself, unless it has headers that are for us."""
         headers = without_own_headers(request.headers.raw)
-        url = _core_url(request.url)
-        return httpcore2.Request(
-            request.method, url, headers=headers, content=request.stream, extensions=request.extensions
+        if len(headers) == len(request.headers.raw):
+            return request
+        return type(request)(
+            request.method, request.url, headers=headers, stream=request.stream, extensions=request.extensions
         )
 
     def probe(

@@ -38,7 +38,7 @@ from smartroute.transport.driver import (
     collector,
     describe,
 )
-from smartroute.transport.pools import Pools, TransportOptions
+from smartroute.transport.pools import Passages, Pools, TransportOptions
 from smartroute.transport.stream import holder
 from smartroute.transport.sync_wire import SyncWire
 from smartroute.transport.watch import Overtaken, RaceLost, Superseded, Unwinding
@@ -60,20 +60,20 @@ class SyncDriver(DriverBase):
 
     def __init__(self, family: Family, router: Router, options: TransportOptions) -> None:
         super().__init__(family, router, options)
-        self._inherited: list[Pools[httpcore2.ConnectionPool]] = []
+        self._inherited: list[object] = []
         self._connect()
         # The family's client insists on subclasses of its own stream class.
         own = family.SyncByteStream
         self._body: Make = cast("Make", type("RoutedStream", (SyncBody, own), {}))
-        self._plain_body: Make = cast("Make", type("PlainStream", (SyncPlainBody, own), {}))
 
     def _connect(self) -> None:
         self._pools = Pools(self.pool_options, httpcore2.ConnectionPool, SyncWire(self.clock))
+        self._passages = Passages(self.pool_options, self.family.HTTPTransport)
         self._prober = SyncProber(self.router, self.probe, self.chores)
 
     def after_fork(self) -> None:
         super().after_fork()
-        self._inherited.append(self._pools)
+        self._inherited.append((self._pools, self._passages))
         self._connect()
 
     def handle(self, request: httpx2.Request) -> httpx2.Response:
@@ -86,7 +86,7 @@ class SyncDriver(DriverBase):
             raise self.family.ConnectError(str(error), request=request) from error
         if intake is None or exchange is None:
             self._tell_passed(request, intake)
-            return self._pass_through(request)
+            return self._passages.to(request.url).handle_request(self.rewriter.passed(request))
         self._prober.wake()
         trip = Trip(exchange, intake, {})
         try:
@@ -103,10 +103,13 @@ class SyncDriver(DriverBase):
         """Close every connection."""
         self.closed = True
         self.do_chores()
+        self.settle_streams()
         self._prober.close()
         self._pools.wire.close()
         for pool in self._pools.drain():
             pool.close()
+        for passage in self._passages.drain():
+            passage.close()
 
     def probe(self, claim: Claim) -> None:
         """Measure a route by a small GET, trying its keys in turn: over a kept connection, or over a fresh one."""
@@ -137,9 +140,9 @@ class SyncDriver(DriverBase):
                 self._report(claim, watch, proxied=proxied, status=response.status)
                 return
 
-    def forget(self, exchange: Exchange, flight: Flight) -> None:
+    def forget(self, flight: Flight) -> None:
         """Close a stream that nobody holds any more."""
-        self.settle(exchange, flight, "closed")
+        self.settle_stream(flight, "closed")
         _discard(flight)
 
     def _obey(self, command: Command, trip: Trip) -> Deliver | Raise | Wait:
@@ -256,17 +259,6 @@ class SyncDriver(DriverBase):
         body = self._body(self, exchange, flight, request)
         return self._response(flight, exchange, body, final=command.final)
 
-    def _pass_through(self, request: httpx2.Request) -> httpx2.Response:
-        """The request exactly as the SDK made it, over the caller's own limits."""
-        try:
-            response = self._pools.plain(request.url).handle_request(self.rewriter.passed(request))
-        except Exception as error:
-            self.refuse(error, request)
-        stream = self._plain_body(self, response, request)
-        return self.family.Response(
-            response.status, headers=response.headers, stream=stream, extensions=response.extensions
-        )
-
 
 def _discard(flight: Flight) -> None:
     """Close a response that is not delivered (or that is in hand), before anything else is sent."""
@@ -331,29 +323,10 @@ class SyncBody(BodyBase):
     def _put_off(self) -> None:
         """Leave the closing to another moment, and another thread."""
         self._over = True
-        self._driver.chores.put(partial(self._driver.forget, self._exchange, self._flight))
+        self._driver.chores.put(partial(self._driver.forget, self._flight))
 
     def _drain(self) -> None:
         """Read to the end of file, which the SDK does not: it is the price of keeping the connection."""
         self._flight.watch.hasten(DRAIN_LIMIT)
         with contextlib.suppress(Exception):  # then the connection is lost, as it would have been anyway
             _read_away(self._flight.source, DRAIN_BYTES)
-
-
-class SyncPlainBody:
-    """The stream of a request that passed through."""
-
-    def __init__(self, driver: SyncDriver, response: httpcore2.Response, request: httpx2.Request) -> None:
-        self._driver = driver
-        self._response = response
-        self._request = request
-
-    def __iter__(self) -> Iterator[bytes]:
-        try:
-            yield from self._response.iter_stream()
-        except Exception as error:
-            self._driver.refuse(error, self._request)
-
-    def close(self) -> None:
-        """Close the response."""
-        self._response.close()

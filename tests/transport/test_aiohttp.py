@@ -322,13 +322,13 @@ def test_aiohttp_is_loaded_only_where_it_is_used() -> None:
 
 
 @ASYNC
-def test_what_passes_through_is_sent_by_httpcore(caller: AsyncCaller, world: World) -> None:
+def test_what_passes_through_is_sent_by_the_familys_own_transport(caller: AsyncCaller, world: World) -> None:
     """It is nobody's business how: uploads, other hosts and all that a plain client can."""
     client = caller.client(world.config())
     response = caller.do(client.get, f"{world.globe.url}/models", headers={"Authorization": "Bearer fake-console-key"})
     assert response.status_code == 200
     (home,) = client.transport._driver._homes.values()
-    assert [type(pool) for pool in home.pools._plain.values()] == [httpcore2.AsyncConnectionPool]
+    assert [type(each) for each in home.passages._made.values()] == [caller.family.AsyncHTTPTransport]
     caller.do(client.post, f"{world.globe.url}/chat/completions", json=CHAT)
     kind = AiohttpPool if caller.backend == "aiohttp" else httpcore2.AsyncConnectionPool
     assert {type(pool) for pool, _ in home.pools._routes.values()} == {kind}

@@ -222,7 +222,7 @@ def test_nothing_is_kept_of_a_request_that_is_over(caller: Caller, world: World)
             ask(number)
     assert eventually(lambda: caller.forget() and not what_is_kept() - before), what_is_kept()
     assert in_flight(client) == 0
-    assert client.transport._driver.open_streams == set()
+    assert not client.transport._driver.open_streams
 
 
 # --- Other processes -------------------------------------------------------------------------------------
