@@ -24,7 +24,7 @@ endef
 
 .PHONY: help
 help: ## Show this help
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: demo
 demo: .venv/.demo ## Three regions on localhost, the real OpenAI SDK, an outage, the trace
@@ -37,6 +37,13 @@ demo-llm: .venv/.demo .venvs/llm/.installed ## The same with real llama.cpp serv
 .PHONY: trace-proof
 trace-proof: .venv/.demo .venvs/phoenix/.installed chromium ## The outage in a real tracing backend: spans checked, a trace photographed
 	@$(BIN)/python -m tests.backends.phoenix $(ARGS)
+
+# Another Prometheus than Debian's: make dashboard-proof PROMETHEUS=/path/to/prometheus
+PROMETHEUS ?= $(or $(shell command -v prometheus),.venvs/prometheus-server/usr/bin/prometheus)
+
+.PHONY: dashboard-proof
+dashboard-proof: .venvs/prometheus/.installed $(PROMETHEUS) ## A bad day in a real Prometheus: the dashboard's queries, the alerts
+	@.venvs/prometheus/bin/python -m tests.backends.prometheus --prometheus $(PROMETHEUS) $(ARGS)
 
 # The environments of the tests are made side by side; the tests themselves need no network.
 .PHONY: test
@@ -133,3 +140,19 @@ chromium:
 	-@command -v chromium >/dev/null || command -v google-chrome >/dev/null || [ "$$(id -u)" != 0 ] || \
 		! command -v apt-get >/dev/null || { echo '==> Installing Chromium' && apt-get -qq update && \
 		DEBIAN_FRONTEND=noninteractive apt-get -qq install --no-install-recommends chromium >/dev/null; }
+
+.venvs/prometheus/.installed: pyproject.toml
+	$(call say,'Installing smartroute beside the Prometheus exporter')
+	$(call venv,.venvs/prometheus)
+	@.venvs/prometheus/bin/python $(PIP_INSTALL) --editable '.[demo]' --group bench \
+		grafana-foundation-sdk 'opentelemetry-exporter-prometheus>=0.51b0'
+	@touch $@
+
+# Unpacked, not installed: that needs no root, and an installed one would start by itself and listen to everybody.
+.venvs/prometheus-server/usr/bin/prometheus:
+	$(call say,'Fetching Prometheus')
+	@command -v apt-get >/dev/null || { echo 'Prometheus is needed, with promtool; put it on the PATH' >&2; exit 1; }
+	@mkdir -p .venvs/prometheus-server
+	@cd .venvs/prometheus-server && get='apt-get -qq -o APT::Sandbox::User=root download prometheus' && \
+		{ $$get 2>/dev/null || { apt-get -qq update && $$get; }; }
+	@cd .venvs/prometheus-server && dpkg-deb --extract prometheus_*.deb . && rm prometheus_*.deb

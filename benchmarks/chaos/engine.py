@@ -86,6 +86,7 @@ async def play(
         await (case.play or usual)(stage)
         others = world.second, world.third, world.globe
         result.left = stage.left + await until_none(lambda: sum(region.open_connections for region in others))
+        await until_none(lambda: stage.traces.open)
         expected = await _plain_error(stage) if case.outcome is Outcome.AS_PLAIN else None
         judge(stage, expected, result)
     result.seconds = time.monotonic() - began
@@ -135,6 +136,7 @@ def judge(stage: Stage, expected: type[Exception] | None, result: Result) -> Non
         *([f"{result.left} connections left"] if result.left else []),
         *(["nobody met the fault"] if case.outcome is not Outcome.ANSWER and not errors else []),
         *(case.check(stage, calls) if case.check else []),
+        *stage.traces.flaws(stage.world.received()),
     ]
 
 

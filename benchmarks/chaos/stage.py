@@ -5,12 +5,13 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
 from benchmarks.chaos.clients import PATIENCE, Call, Caller, Kind
+from benchmarks.chaos.traces import Traces
 from benchmarks.chaos.world import World, port_of, trust, until_none
 from smartroute.events import AttemptStarted
 
@@ -111,6 +112,7 @@ class Stage:
         figures: what the play has measured.
         notes: what the play has to say.
         broken: promises that were not kept.
+        traces: what the traces tell of the routed calls.
     """
 
     case: Case
@@ -130,13 +132,16 @@ class Stage:
     figures: dict[str, float] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     broken: list[str] = field(default_factory=list)
+    traces: Traces = field(default_factory=Traces)
     _numbers: itertools.count[int] = field(default_factory=itertools.count)
 
     async def ask(self, caller: Caller, *, note: bool = True, patience: float | None = None) -> Call:
         """Make a call; `note` it as one that is to be judged."""
         name = f"{'call' if note else 'other'}-{next(self._numbers)}"
         seconds = self.case.patience if patience is None else patience
-        call = await caller.ask(name, streamed=self.streamed, patience=seconds)
+        is_routed = hasattr(caller.http_client, "router")
+        with self.traces.call() if is_routed else nullcontext(list[Call]()) as made:
+            made.append(call := await caller.ask(name, streamed=self.streamed, patience=seconds))
         if note:
             self.calls.append(call)
         return call
@@ -197,7 +202,9 @@ class Stage:
 
     def _routing(self, *names: str) -> Caller:
         config = self.world.config(*names, host=self.case.host, backend=self.kind.backend)
-        return Caller(self.kind, self.kind.client(config, trust()), self.world.globe.url, "fake-console-key")
+        client = self.kind.client(config, trust())
+        self.traces.watch(client.router)
+        return Caller(self.kind, client, self.world.globe.url, "fake-console-key")
 
     async def _look_for_connections(self) -> None:
         """Count what the client that was just closed has left open at the region that only it knows."""

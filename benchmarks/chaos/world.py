@@ -16,7 +16,7 @@ import trustme
 
 from benchmarks.chaos.network import Network
 from smartroute import Config, Route
-from smartroute.testing import Fault, Region
+from smartroute.testing import Fault, Region, Seen
 
 __all__ = ["ANSWERS", "LATENCIES", "World", "port_of", "server_certificate", "trust", "until_none"]
 
@@ -164,13 +164,17 @@ class World:
             await writer.wait_closed()
         return median(times)
 
+    def received(self) -> list[tuple[str, Seen]]:
+        """Every request, with the name of the server that saw it."""
+        regions = (*self._past, *self.endpoints, *self.impostors, self.elsewhere)
+        return [(region.name, request) for region in regions for request in region.requests]
+
     def seen(self) -> dict[str, Counter[str]]:
         """By the name of each call, how often which server saw it."""
         found: dict[str, Counter[str]] = {}
-        for region in (*self._past, *self.endpoints, *self.impostors, self.elsewhere):
-            for request in region.requests:
-                if request.method == "POST":
-                    found.setdefault(request.header("idempotency-key") or "", Counter())[region.name] += 1
+        for name, request in self.received():
+            if request.method == "POST":
+                found.setdefault(request.header("idempotency-key") or "", Counter())[name] += 1
         return found
 
     def breaches(self) -> list[str]:

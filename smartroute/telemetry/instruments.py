@@ -19,7 +19,7 @@ _REQUEST_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1, 2.
 _ANSWER_BUCKETS = (0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92)
 _TOKEN_BUCKETS = (0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10)
 
-STATES = ("closed", "suspect", "half_open", "open", "cooldown", "quarantine", "drained")
+STATES = ("closed", "suspect", "half_open", "quarantine", "cooldown", "open", "drained")
 """What a route can be, for a graph: of several that hold, the last one."""
 
 
@@ -28,6 +28,7 @@ class Source(Protocol):
 
     status: Callable[[], Iterable[RouteStatus]]
     budgets: Callable[[], dict[str, float]]
+    offline: bool
 
 
 class Totals:
@@ -106,11 +107,13 @@ class Instruments:
         self.moves = counter(
             "smartroute.incumbent.changes", "{change}", "Changes of the default route, by where requests go since."
         )
-        self.offline = up_down_counter(
-            "smartroute.offline", "{router}", "Routers that can reach no endpoint at all: this machine is offline."
-        )
         self.fallbacks.add(0, {})  # so that the first one shows as a rise
-        self.offline.add(0, {})
+        meter.create_observable_up_down_counter(
+            "smartroute.offline",
+            [self._offline],
+            "{router}",
+            "Routers that can reach no endpoint at all: this machine is offline.",
+        )
         meter.create_observable_gauge(
             "smartroute.route.state", [self._states], "{route}", "1 for the state that a route is in, 0 for the others."
         )
@@ -144,6 +147,9 @@ class Instruments:
             for state in STATES:
                 yield Observation(int(state == now), {"smartroute.endpoint.name": name, "smartroute.state": state})
 
+    def _offline(self, _: CallbackOptions) -> Iterator[Observation]:
+        yield Observation(sum(source.offline and any(source.status()) for source in list(self.sources)))
+
     def _round_trips(self, _: CallbackOptions) -> Iterator[Observation]:
         for status in self._routes():
             if status.round_trip is not None:
@@ -169,13 +175,14 @@ class Instruments:
 
 def _state(status: RouteStatus) -> str:
     """The one word of `STATES` that says most of a route."""
-    if status.drained:
-        return "drained"
-    if status.quarantine:
-        return "quarantine"
-    if status.cooldown:
-        return "cooldown"
-    return "suspect" if status.suspect and status.state == "closed" else status.state
+    found = {
+        str(status.state),
+        "suspect" if status.suspect else "closed",
+        "quarantine" if status.quarantine else "closed",
+        "cooldown" if status.cooldown else "closed",
+        "drained" if status.drained else "closed",
+    }
+    return max(found, key=STATES.index)
 
 
 _making = threading.Lock()

@@ -45,7 +45,7 @@ class Metrics:
         self.status = status
         self.budgets = budgets
         self._made: Instruments | None = None
-        self._offline = False
+        self.offline = False
 
     def attempt_started(self, event: AttemptStarted, attempt: OpenAttempt) -> None:
         """One more in flight; and one more second attempt, if it is one."""
@@ -97,7 +97,7 @@ class Metrics:
                 "smartroute.fallback": event.fallback,
             }
             instruments.route_first_token.record(event.first_content, answered, exchange.context)
-        if event.fallback:
+        if event.fallback and event.outcome != "failed":
             instruments.fallbacks.add(1, {})
 
     def breaker_changed(self, event: BreakerChanged) -> None:
@@ -119,9 +119,8 @@ class Metrics:
 
     def connectivity_changed(self, event: ConnectivityChanged) -> None:
         """This machine is offline, or online again."""
-        if (instruments := self._instruments()) and self._offline is event.online:
-            self._offline = not event.online
-            instruments.offline.add(1 if self._offline else -1, {})
+        self.offline = not event.online
+        self._instruments()
 
     def probe_ended(self, event: ProbeEnded) -> None:
         """A probe's round trip, or its failure."""

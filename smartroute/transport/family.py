@@ -89,8 +89,20 @@ class Family:
         """The family's exception for one of httpcore's; any other exception is itself."""
         for theirs, ours in self._errors:
             if isinstance(error, theirs):
-                return ours(str(error), request=request)
+                return ours(text_of(error), request=request)
         return error
+
+
+def text_of(error: Exception) -> str:
+    """What one of httpcore's exceptions says, but for what it quotes: a line that is no HTTP, a proxy's own words.
+
+    They may be anything, also a piece of an answer.
+    """
+    text = str(error)
+    if isinstance(error, httpcore2.ProxyError) and text[:3].isdecimal():
+        return f"the proxy answered {text[:3]}"
+    quotes = isinstance(error, httpcore2.RemoteProtocolError) and ("b'" in text or 'b"' in text)
+    return "the answer breaks the protocol" if quotes else text
 
 
 if TYPE_CHECKING:

@@ -109,6 +109,13 @@ def test_moves_of_the_default_route_are_counted(backend: Backend) -> None:
     ]
 
 
+def test_an_error_of_the_global_endpoint_is_no_fallback(backend: Backend) -> None:
+    failed = ended(endpoint=GLOBAL, status=503, failure=Failure.STATUS, stream="discarded")
+    backend.feed(started(), sent(endpoint=GLOBAL), failed, done("failed", GLOBAL, fallback=True))
+
+    assert backend.metric("smartroute.fallbacks") == [({}, 0)]
+
+
 def test_a_failed_call_says_by_what(backend: Backend) -> None:
     backend.feed(started(), sent(), refused(), done("failed", None))
 
@@ -118,12 +125,16 @@ def test_a_failed_call_says_by_what(backend: Backend) -> None:
 
 def test_offline_is_a_state_and_starts_at_none(backend: Backend) -> None:
     offline, online = ConnectivityChanged(online=False), ConnectivityChanged(online=True)
+    backend.status = (known(),)
     counts = []
-    for event in (online, offline, offline, online, online):
+    for event in (online, offline, offline, online, online, offline):
         backend.feed(event)
         ((_, count),) = backend.metric("smartroute.offline")
         counts.append(count)
-    assert counts == [0, 1, 1, 0, 0]
+    assert counts == [0, 1, 1, 0, 0, 1]
+    backend.status = ()  # the router was closed
+    ((_, count),) = backend.metric("smartroute.offline")
+    assert count == 0
 
 
 # --- Gauges ----------------------------------------------------------------------------------------
@@ -137,8 +148,9 @@ def test_offline_is_a_state_and_starts_at_none(backend: Backend) -> None:
         ({"state": "half_open"}, "half_open"),
         ({"suspect": True}, "suspect"),
         ({"suspect": True, "state": "open"}, "open"),
-        ({"cooldown": 3.0, "state": "open"}, "cooldown"),
-        ({"quarantine": "key refused", "cooldown": 3.0}, "quarantine"),
+        ({"cooldown": 3.0}, "cooldown"),
+        ({"quarantine": "key refused"}, "quarantine"),
+        ({"quarantine": "model not found", "cooldown": 3.0, "state": "open"}, "open"),
         ({"drained": True, "quarantine": "key refused"}, "drained"),
     ],
 )

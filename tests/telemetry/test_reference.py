@@ -43,7 +43,7 @@ def test_every_metric_has_a_row_with_its_kind() -> None:
     section = PAGE.split("## Metrics")[1].split("## Log records")[0]
     rows = dict(re.findall(r"^\| `([\w.]+)` \| ([\w-]+(?: counter)?)", section, re.MULTILINE))
     kinds = {"counter": "counter", "up_down_counter": "up-down counter", "seconds": "histogram"}
-    kinds |= {"create_observable_gauge": "gauge"}
+    kinds |= {"create_observable_gauge": "gauge", "create_observable_up_down_counter": "up-down counter"}
     source = ast.parse((PACKAGE / "telemetry" / "instruments.py").read_text("utf-8"))
     calls = [n for n in ast.walk(source) if isinstance(n, ast.Call) and n.args and isinstance(n.args[0], ast.Constant)]
     expected = {}

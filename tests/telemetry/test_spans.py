@@ -253,6 +253,14 @@ def test_a_verification_that_was_answered(backend: Backend) -> None:
     assert backend.named("GET").status.status_code is StatusCode.UNSET
 
 
+def test_a_verification_that_was_answered_by_an_error(backend: Backend) -> None:
+    backend.feed(started(), verifying(), verified(failure="503", status=503), done())
+
+    attributes = backend.named("GET").attributes or {}
+    assert (attributes["error.type"], attributes["smartroute.failure.class"]) == ("503", "status")
+    assert backend.named("GET").status.description == "status 503"
+
+
 def test_others_that_wait_for_a_verification_are_linked(backend: Backend) -> None:
     backend.feed(started(1), started(2), started(3), verifying(exchanges=(1, 2)), done(exchange=2))
     backend.feed(verified(exchanges=(1, 2, 3)), done(exchange=1), done(exchange=3))
