@@ -1,5 +1,6 @@
 """No test sees the settings of whoever runs it."""
 
+import gc
 import os
 
 from hypothesis import HealthCheck, settings
@@ -16,3 +17,9 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.too_slow],
 )
 settings.load_profile("suite")
+
+
+def pytest_collection_finish() -> None:
+    """What is there before the first test stays: no collection of garbage needs to look at it again."""
+    gc.collect()
+    gc.freeze()

@@ -313,6 +313,22 @@ def test_stop_refuses_and_resets_and_start_listens_on_the_same_port(region: Regi
         assert read(sock)[0].startswith(b"HTTP/1.1 200 OK\r\n")
 
 
+def test_a_stopped_region_keeps_its_port() -> None:
+    """Else whoever asks for a free one meanwhile, as a test in another process, would answer in its place."""
+
+    def bind() -> None:
+        with socket.socket() as other:
+            other.bind(("127.0.0.1", port))
+
+    with Region("frankfurt") as region:
+        port = int(region.url.split(":")[2].partition("/")[0])
+        for silently in (False, True, False):
+            region.stop(silently=silently)
+            with pytest.raises(OSError, match="in use"):
+                bind()
+    bind()
+
+
 def test_the_thread_ends_with_the_last_region() -> None:
     def threads() -> int:
         return sum(thread.name == "smartroute.testing" for thread in threading.enumerate())

@@ -8,6 +8,7 @@ import socket
 import ssl
 import threading
 import time
+import weakref
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
@@ -123,7 +124,9 @@ class Region:
         self._script = Script((), asyncio.Event())
         self._lock = threading.Lock()  # start, stop, set and heal: one at a time
         self._listener: socket.socket | None = None
-        self._blockade: list[socket.socket] = []
+        self._silent = False  # stopped silently
+        self._held: list[socket.socket] = []  # what has the port while the region is stopped
+        weakref.finalize(self, _close, self._held)
 
     @property
     def url(self) -> str:
@@ -171,7 +174,8 @@ class Region:
         """Listen."""
         with self._lock:
             if not self._listener:
-                self._lift_blockade()
+                _close(self._held)
+                self._silent = False
                 self._listener = socket.create_server(("127.0.0.1", self._port), backlog=_BACKLOG)
                 self._listener.settimeout(0)
                 self._port = self._listener.getsockname()[1]
@@ -181,7 +185,7 @@ class Region:
         return self
 
     def stop(self, *, silently: bool = False) -> None:
-        """Refuse connections, and reset those that are open.
+        """Refuse connections, and reset those that are open. The port remains the region's own until its `with` ends.
 
         Args:
             silently: who connects is not refused, but gets no answer at all, as from behind a firewall that
@@ -193,25 +197,23 @@ class Region:
             OSError: this system answers however many wait to be accepted.
         """
         with self._lock:
+            if silently and not self._port:
+                raise RuntimeError(f"region {self.name} was not started")
+            if not (silently or self._listener or self._silent):
+                return  # it does refuse, or whoever was started on its port
             if self._listener:
                 _thread.run(self._hang_up(self._listener))
                 _thread.leave()
                 self._listener = None
-            self._lift_blockade()
-            if silently:
-                if not self._port:
-                    raise RuntimeError(f"region {self.name} was not started")
-                self._blockade = _blocking(self._port)
+            _close(self._held)
+            self._held += _blocking(self._port) if silently else [_bound(self._port)]
+            self._silent = silently
 
     def disconnect(self) -> None:
         """Reset the connections that are open now, and go on accepting others."""
         with self._lock:
             if self._listener:
                 _thread.run(self._reset())
-
-    def _lift_blockade(self) -> None:
-        while self._blockade:
-            self._blockade.pop().close()
 
     def __enter__(self) -> Self:
         return self.start()
@@ -220,6 +222,9 @@ class Region:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.stop()
+        with self._lock:
+            _close(self._held)
+            self._silent = False
 
     def __repr__(self) -> str:
         return f"<Region {self.name} on port {self._port}, {'up' if self._listener else 'down'}>"
@@ -344,12 +349,22 @@ class Region:
         return replace(answer, pause=self.token_interval) if self.token_interval else replace(answer, paced=range(0))
 
 
+def _bound(port: int) -> socket.socket:
+    """A socket that has the port and does not listen: who connects is refused, and no other process is given it."""
+    sock = socket.socket()
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind(("127.0.0.1", port))
+    except OSError:
+        sock.close()
+        raise
+    return sock
+
+
 def _blocking(port: int) -> list[socket.socket]:
     """A listener that accepts nothing, and enough that wait for it: the system drops what comes after them."""
     with ExitStack() as undo:
-        held = [undo.enter_context(socket.socket())]
-        held[0].setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        held[0].bind(("127.0.0.1", port))
+        held = [undo.enter_context(_bound(port))]
         held[0].listen(0)
         while len(held) <= _MOST_QUEUED:
             held.append(undo.enter_context(socket.socket()))
@@ -359,3 +374,8 @@ def _blocking(port: int) -> list[socket.socket]:
                 undo.pop_all()
                 return held
     raise OSError("this system answers however many wait to be accepted")
+
+
+def _close(sockets: list[socket.socket]) -> None:
+    while sockets:
+        sockets.pop().close()

@@ -54,6 +54,7 @@ def test_a_sampler_sees_the_http_attributes() -> None:
 @pytest.mark.parametrize(
     "key",
     [context._SUPPRESS_INSTRUMENTATION_KEY, context._SUPPRESS_HTTP_INSTRUMENTATION_KEY, "suppress_instrumentation"],
+    ids=["all", "http", "by its public name"],  # two of these names are another in each process
 )
 def test_a_suppressed_exchange_emits_nothing(backend: Backend, key: str) -> None:
     headers: list[tuple[bytes, bytes]] = []

@@ -55,4 +55,4 @@ def caller(request: pytest.FixtureRequest, world: World) -> Iterator[Caller]:
     for router in routers:
         assert [status.name for status in router.status() if status.in_flight] == []
     for region in world.all:
-        assert deserted(region), f"{region} still has connections"
+        assert deserted(region), f"{region} still has connections; it was asked {region.requests}"
