@@ -72,7 +72,7 @@ class Config:
         deadline: seconds for a whole exchange, up to commit, 0.1 to 86400; None: the caller's timeouts.
         hedge: whether a second route is asked where the first one is slow for its own measure.
         affinity: whether the requests of one conversation stay on one route.
-        backend: what `AsyncClient` sends routed requests with: `httpcore`, or `aiohttp` (the extra of that name).
+        backend: what routed requests are read with: `httptools`, `httpcore`, or for async clients `aiohttp` (an extra).
         log: the level to give the `smartroute` logger: `debug`, `info` or `warning`; None: untouched.
         disabled: pass everything through. Nothing else is validated or kept then.
 
@@ -117,7 +117,7 @@ class Config:
         deadline: float | None = None,
         hedge: bool = False,
         affinity: bool = True,
-        backend: str = "httpcore",
+        backend: str = "httptools",
         log: str | None = None,
         disabled: bool = False,
     ) -> None:

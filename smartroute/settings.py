@@ -125,10 +125,10 @@ def read_switch(value: object) -> bool:
 
 def _backend(value: object) -> str:
     backend = _text(value).lower()
-    if backend not in ("aiohttp", "httpcore"):
-        raise refusal("there is no such backend", "use httpcore or aiohttp")
+    if backend not in ("httptools", "aiohttp", "httpcore"):
+        raise refusal("there is no such backend", "use httptools, httpcore or aiohttp")
     if backend == "aiohttp" and find_spec("aiohttp") is None:
-        raise refusal("aiohttp is not installed", "run pip install 'aiohttp>=3.10,<4', or use httpcore")
+        raise refusal("aiohttp is not installed", "run pip install 'aiohttp>=3.10,<4', or use httptools")
     return backend
 
 
@@ -203,7 +203,10 @@ SETTINGS = (
     ),
     Setting("affinity", "keep a conversation on one route: `on`, `off`", "on", read_switch),
     Setting(
-        "backend", "what routed async requests are sent with: `httpcore`; `aiohttp`, an extra", "httpcore", _backend
+        "backend",
+        "what routed requests are read with: `httptools`; `httpcore`; `aiohttp` (an extra; async clients only)",
+        "httptools",
+        _backend,
     ),
     Setting("config", "a TOML file with these settings and a `[[route]]` table per route; environment only"),
     Setting("log", "level of the `smartroute` logger: `debug`, `info`, `warning`; none: untouched", "", _log),

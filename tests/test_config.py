@@ -304,7 +304,7 @@ def test_importing_it_loads_no_http_library() -> None:
         ({"DEADLINE": "soon"}, "DEADLINE", "not a number"),
         ({"HEDGE": "maybe"}, "HEDGE", "write on"),
         ({"AFFINITY": "2"}, "AFFINITY", "write on"),
-        ({"BACKEND": "curl"}, "BACKEND", "use httpcore or aiohttp"),
+        ({"BACKEND": "curl"}, "BACKEND", "use httptools, httpcore or aiohttp"),
         ({"LOG": "loud"}, "LOG", "debug, info or warning"),
         ({"DISABLED": "maybe"}, "DISABLED", "write on"),
         ({"CONFIG": "/nowhere/smartroute.toml"}, "CONFIG", "full path"),
@@ -342,7 +342,7 @@ def test_one_mistake(variables: dict[str, str], setting: str, phrase: str) -> No
         ({"hedge": "perhaps"}, "hedge=", "neither on nor off"),
         ({"affinity": 2}, "affinity=", "neither on nor off"),
         ({"affinity": 1.0}, "affinity=", "neither on nor off"),
-        ({"backend": "curl"}, "backend=", "use httpcore or aiohttp"),
+        ({"backend": "curl"}, "backend=", "use httptools, httpcore or aiohttp"),
         ({"log": "loud"}, "log=", "debug"),
     ],
 )
@@ -491,6 +491,7 @@ def test_a_file_with_everything(toml: Callable[[str], Path]) -> None:
         probe_path="/health",
         deadline=30.5,
         affinity=False,
+        backend="httpcore",
         log="info",
     )
 

@@ -10,10 +10,8 @@ import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from functools import partial
-from typing import TYPE_CHECKING, TypeAlias, assert_never, cast
+from typing import TYPE_CHECKING, Any, TypeAlias, assert_never, cast
 from weakref import WeakKeyDictionary
-
-import httpcore2
 
 from smartroute.errors import NoRouteError
 from smartroute.policy.exchange import Exchange
@@ -34,6 +32,7 @@ from smartroute.policy.messages import (
 from smartroute.probe import AsyncProber
 from smartroute.transport.async_wire import AsyncWire
 from smartroute.transport.connect import failure_of, has_surplus
+from smartroute.transport.core import AsyncCorePool
 from smartroute.transport.driver import (
     DRAIN_BYTES,
     DRAIN_LIMIT,
@@ -44,6 +43,7 @@ from smartroute.transport.driver import (
     Trip,
     describe,
 )
+from smartroute.transport.http1 import Outgoing
 from smartroute.transport.pools import AsyncPool, Passages, Pools, TransportOptions, async_pool
 from smartroute.transport.stream import holder
 from smartroute.transport.watch import Overtaken, RaceLost, Superseded, Unwinding
@@ -144,7 +144,8 @@ class AsyncDriver(DriverBase):
                 return
             watch.attempt.first_byte = self.clock()
             with contextlib.suppress(Exception):  # the way is known by now
-                async with contextlib.aclosing(response), contextlib.aclosing(response.aiter_stream()) as source:
+                body: Any = response.aiter_stream()
+                async with contextlib.aclosing(response), contextlib.aclosing(body) as source:
                     await _read_away(source, PROBE_BYTES)
             if response.status not in (401, 403) or key == keys[-1]:
                 self._report(claim, watch, proxied=proxied, status=response.status)
@@ -223,7 +224,7 @@ class AsyncDriver(DriverBase):
         self,
         flight: Flight,
         pool: AsyncPool,
-        request: httpcore2.Request,
+        request: Outgoing,
         exchange: Exchange,
         asked: httpx2.Request,
     ) -> Event:
@@ -302,9 +303,7 @@ class Home:
     def __init__(self, driver: AsyncDriver, loop: asyncio.AbstractEventLoop) -> None:
         self._driver = driver
         self._loop = loop
-        self.pools = Pools[AsyncPool](
-            driver.pool_options, httpcore2.AsyncConnectionPool, AsyncWire(driver.clock), driver.pool_of_route
-        )
+        self.pools = Pools[AsyncPool](driver.pool_options, AsyncCorePool, driver.pool_of_route, AsyncWire(driver.clock))
         self.passages = Passages(driver.pool_options, driver.family.AsyncHTTPTransport)
         self.prober = AsyncProber(driver.router, self.probe, loop)
         self._lifeline = self._live()

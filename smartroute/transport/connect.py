@@ -74,12 +74,12 @@ def is_dead(sock: Any) -> bool:
     return retransmissions >= MOST_RETRANSMISSIONS
 
 
-def has_surplus(response: httpcore2.Response) -> bool:
-    """Whether more came than this response: httpcore would take it for the answer to the connection's next request.
+def has_surplus(response: Any) -> bool:
+    """Whether more came than a response of httpcore's, which would answer the connection's next request with it.
 
     Only a private attribute tells; a test notices should it be gone.
     """
-    connection = getattr(getattr(response.stream, "_stream", None), "_connection", None)
+    connection = getattr(getattr(getattr(response, "stream", None), "_stream", None), "_connection", None)
     state = getattr(connection, "_h11_state", None)
     return state is not None and bool(state.trailing_data[0])
 
@@ -152,20 +152,17 @@ class Spares:
         sock.close()
 
     def take(self, address: tuple[str, int]) -> socket.socket | None:
-        """A connection that is still good, if there is one."""
-        if not self._sockets:
-            return None
-        with self._lock:
-            kept = self._sockets.pop(address, [])
-        found: socket.socket | None = None
-        for sock, since in reversed(kept):
-            if found is None and self._clock() - since < SPARE_TIME and not is_readable(sock):
-                found = sock
-            elif found is not None:
-                self.put(address, sock)
-            else:
-                sock.close()
-        return found
+        """A connection that is still good, if there is one: the latest."""
+        while self._sockets:
+            with self._lock:
+                kept = self._sockets.get(address)
+                sock, since = kept.pop() if kept else (None, 0.0)
+                if not kept:
+                    self._sockets.pop(address, None)
+            if sock is None or self._is_good(sock, since):
+                return sock
+            sock.close()
+        return None
 
     def drop(self, address: tuple[str, int]) -> None:
         """Close those to an address: they may be as dead as a connection that was made with them."""
@@ -176,10 +173,21 @@ class Spares:
 
     def sweep(self) -> None:
         """Close the connections that nobody wanted in time."""
-        for address in tuple(self._sockets):
-            sock = self.take(address)
-            if sock is not None:
-                self.put(address, sock)
+        with self._lock:
+            for address, kept in tuple(self._sockets.items()):
+                good: list[tuple[socket.socket, float]] = []
+                for sock, since in kept:
+                    if self._is_good(sock, since):
+                        good.append((sock, since))
+                    else:
+                        sock.close()
+                if good:
+                    self._sockets[address] = good
+                else:
+                    del self._sockets[address]
+
+    def _is_good(self, sock: socket.socket, since: float) -> bool:
+        return self._clock() - since < SPARE_TIME and not is_readable(sock)
 
     def close(self) -> None:
         """Close them all, and those still to come."""

@@ -31,7 +31,9 @@ from smartroute.policy.schedule import Finding
 from smartroute.route import Kind
 from smartroute.settings import NEVER_FORWARDED
 from smartroute.transport.connect import failure_of, is_refused_stream
-from smartroute.transport.pools import PoolOptions, Pools, TransportOptions
+from smartroute.transport.family import text_of
+from smartroute.transport.http1 import Outgoing
+from smartroute.transport.pools import PoolOptions, Pools, Response, TransportOptions
 from smartroute.transport.rewrite import OWN_PREFIX, Intake, Rewriter
 from smartroute.transport.stream import Tail, begins
 from smartroute.transport.watch import RegionDied, Rival, Watch, timeouts
@@ -51,8 +53,8 @@ PROBE_BYTES = 256 * 1024
 DRAIN_LIMIT = 0.05
 """Seconds and bytes that may be spent after `[DONE]` to keep the connection."""
 DRAIN_BYTES = 16 * 1024
-CREDENTIALS = tuple(name for name in NEVER_FORWARDED if name != "host")
-"""Headers of the caller's that hold a secret."""
+SECRET_HEADERS = ({*NEVER_FORWARDED} - {"host"}) | {"x-session-affinity", "x-multi-turn-session-id"}
+"""Headers of the caller's of which nothing is told."""
 LEAST_SECRET = 8
 """Characters below which a word of them (`Bearer`, the name of a cookie) is taken for no secret."""
 _WORD = re.compile(r"[ ;,=]+")
@@ -97,7 +99,7 @@ class Flight:
 
     watch: Watch
     proxied: bool = False
-    response: httpcore2.Response | None = None
+    response: Any = None
     open: bool = False
     source: Any = None
     chunks: list[bytes] = field(default_factory=list, repr=False)
@@ -189,7 +191,7 @@ class DriverBase:
         elif self._routing and (found := self.rewriter.why_not(request)):
             self.router.passed_through(*found)
 
-    def _board(self, command: Send, intake: Intake, pools: Pools[Any]) -> tuple[Flight, Any, httpcore2.Request]:
+    def _board(self, command: Send, intake: Intake, pools: Pools[Any]) -> tuple[Flight, Any, Outgoing]:
         """Prepare an attempt: what to keep of it, its pool, its request."""
         attempt = command.attempt
         if self.closed:
@@ -245,9 +247,7 @@ class DriverBase:
         flight.error = error
         return Failed(attempt, failure, describe(failure, error))
 
-    def _answered(
-        self, flight: Flight, response: httpcore2.Response, exchange: Exchange, asked: httpx2.Request
-    ) -> Answered:
+    def _answered(self, flight: Flight, response: Response, exchange: Exchange, asked: httpx2.Request) -> Answered:
         """Take note of a response's head."""
         attempt = flight.watch.attempt
         attempt.first_byte = self.clock()
@@ -282,7 +282,7 @@ class DriverBase:
         if not found:
             return ()
         secrets = {*attempt.endpoint.keys, self.router.config.global_api_key, exchange.call.conversation}
-        words = (word for name in CREDENTIALS for word in _WORD.split(asked.headers.get(name, "")))
+        words = (word for name in SECRET_HEADERS for word in _WORD.split(asked.headers.get(name, "")))
         known = [*filter(None, secrets), *(word for word in words if len(word) >= LEAST_SECRET)]
         return tuple(
             (name, value)
@@ -326,7 +326,11 @@ class DriverBase:
 
     def mapped(self, error: Exception, request: httpx2.Request) -> Exception:
         """The caller's exception for one of the wire's."""
-        return _with_cause(self.family.error(error, request), error)
+        raised = self.family.error(error, request)
+        if raised is not error and text_of(error) != str(error):
+            raised.__cause__ = None  # what is quoted is not to be read there either
+            return raised
+        return _with_cause(raised, error)
 
     def refuse(self, error: Exception, request: httpx2.Request) -> NoReturn:
         """Raise the caller's exception for one of the wire's."""

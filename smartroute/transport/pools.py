@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ssl
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypedDict, TypeVar, cast
@@ -15,13 +15,29 @@ import httpcore2
 
 from smartroute.errors import ConfigError, Problem
 from smartroute.route import Route
+from smartroute.transport.core import AsyncCorePool, SyncCorePool
+from smartroute.transport.direct import AsyncDirectPool, SyncDirectPool
+from smartroute.transport.http1 import Outgoing
 
 if TYPE_CHECKING:
     import httpx2
 
     from smartroute.transport.family import Family
 
-__all__ = ["AsyncPool", "Passages", "PoolOptions", "Pools", "TransportOptions", "async_pool", "split_options"]
+__all__ = [
+    "AsyncPool",
+    "AsyncResponse",
+    "Passages",
+    "PoolOptions",
+    "Pools",
+    "Response",
+    "SyncPool",
+    "SyncResponse",
+    "TransportOptions",
+    "async_pool",
+    "split_options",
+    "sync_pool",
+]
 
 ROUTE_KEEPALIVE = 55.0
 """Seconds for which an idle connection to a route is kept (the libraries' default of 5 s would cost a
@@ -34,15 +50,56 @@ class _Connection(Protocol):
     def has_expired(self) -> bool: ...
 
 
-class AsyncPool(Protocol):
-    """What an async driver needs of a pool: httpcore's, or aiohttp's."""
+class Response(Protocol):
+    """What drivers need of the head of a response: httpcore's, or ours."""
+
+    status: int
+    headers: Any
+    extensions: Any
+
+
+class SyncResponse(Response, Protocol):
+    """A response whose body is to be read."""
+
+    def iter_stream(self) -> Iterator[bytes]: ...
+
+    def close(self) -> None: ...
+
+
+class AsyncResponse(Response, Protocol):
+    """A response whose body is to be read."""
+
+    def aiter_stream(self) -> AsyncIterator[bytes]: ...
+
+    async def aclose(self) -> None: ...
+
+
+class SyncPool(Protocol):
+    """What a sync driver needs of a pool."""
 
     @property
     def connections(self) -> Sequence[_Connection]:
         """Those that are open."""
         ...
 
-    async def handle_async_request(self, request: httpcore2.Request) -> httpcore2.Response:
+    def handle_request(self, request: Outgoing) -> SyncResponse:
+        """Send a request and read the head of its response."""
+        ...
+
+    def close(self) -> None:
+        """Close all connections."""
+        ...
+
+
+class AsyncPool(Protocol):
+    """What an async driver needs of a pool."""
+
+    @property
+    def connections(self) -> Sequence[_Connection]:
+        """Those that are open."""
+        ...
+
+    async def handle_async_request(self, request: Outgoing) -> AsyncResponse:
         """Send a request and read the head of its response."""
         ...
 
@@ -51,7 +108,7 @@ class AsyncPool(Protocol):
         ...
 
 
-Pool = TypeVar("Pool", httpcore2.ConnectionPool, AsyncPool)
+Pool = TypeVar("Pool", SyncPool, AsyncPool)
 Passage = TypeVar("Passage")
 
 
@@ -122,7 +179,7 @@ class PoolOptions:
             ssl_context=self.ssl_context if tls else None,
             proxy=None if proxy is None else _core_proxy(proxy),
             max_connections=limits.max_connections if limits else 1000,
-            max_keepalive_connections=limits.max_keepalive_connections if limits else 100,
+            max_keepalive_connections=limits.max_keepalive_connections if limits else 1000,
             keepalive_expiry=keepalive if keepalive is not None else limits.keepalive_expiry if limits else 5.0,
             http1=self.given.get("http1", True),
             http2=self.given.get("http2", False),
@@ -153,20 +210,20 @@ class Pools(Generic[Pool]):
     """The pools of one client (for async ones: in one event loop), made as they are needed.
 
     Args:
-        make: what makes them: httpcore's class.
-        direct: what makes those of routes that no proxy stands before, if that is something else.
+        make: what makes those of routes behind a proxy: httpcore's.
+        direct: what makes the others.
     """
 
     def __init__(
         self,
         options: PoolOptions,
         make: Callable[..., Pool],
+        direct: Callable[..., Pool],
         wire: Any,
-        direct: Callable[..., Pool] | None = None,
     ) -> None:
         self._options = options
         self._make: Callable[..., Pool] = make
-        self._direct: Callable[..., Pool] = direct or make
+        self._direct: Callable[..., Pool] = direct
         self.wire = wire
         self._lock = threading.Lock()
         self._routes: dict[str, tuple[Pool, bool]] = {}
@@ -258,20 +315,29 @@ class Passages(Generic[Passage]):
         return made
 
 
+def sync_pool(backend: str, options: TransportOptions) -> Callable[..., SyncPool]:
+    """What makes the pools of what is reached directly, for `Config.backend`."""
+    return SyncCorePool if backend == "httpcore" or _needs_httpcore(options) else SyncDirectPool
+
+
 def async_pool(backend: str, options: TransportOptions) -> Callable[..., AsyncPool]:
-    """What makes the pools of `Config.backend`.
+    """What makes the pools of what is reached directly, for `Config.backend`.
 
     Raises:
         ConfigError: the backend cannot do what the options ask for.
     """
-    if backend == "httpcore":
-        return httpcore2.AsyncConnectionPool
-    if options.get("http2"):
-        problem = Problem("backend", "aiohttp does not speak HTTP/2", "leave out http2=True, or use httpcore")
-        raise ConfigError([problem])
-    from smartroute.transport.aiohttp import AiohttpPool  # noqa: PLC0415 - an extra, and slow to import
+    if backend == "aiohttp":
+        if _needs_httpcore(options):
+            problem = Problem("backend", "aiohttp does not speak HTTP/2", "leave out http2=True, or use httpcore")
+            raise ConfigError([problem])
+        from smartroute.transport.aiohttp import AiohttpPool  # noqa: PLC0415 - an extra, and slow to import
 
-    return AiohttpPool
+        return AiohttpPool
+    return AsyncCorePool if backend == "httpcore" or _needs_httpcore(options) else AsyncDirectPool
+
+
+def _needs_httpcore(options: TransportOptions) -> bool:
+    return bool(options.get("http2"))
 
 
 def split_options(family: Family, options: Mapping[str, Any]) -> tuple[TransportOptions, dict[str, Any]]:

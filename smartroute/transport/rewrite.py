@@ -7,7 +7,7 @@ What is read off the caller's request once (`Intake`), and what is sent to each 
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
@@ -19,6 +19,7 @@ from smartroute.policy.messages import Attempt, Call
 from smartroute.route import Route
 from smartroute.settings import NEVER_FORWARDED
 from smartroute.transport.body import Value, peek, with_model
+from smartroute.transport.http1 import Header, Outgoing
 
 if TYPE_CHECKING:
     import httpx2
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from smartroute.config import Config
     from smartroute.transport.family import Family
 
-__all__ = ["OWN_PREFIX", "Body", "Intake", "Rewriter"]
+__all__ = ["OWN_PREFIX", "Intake", "Rewriter"]
 
 OWN_PREFIX = b"x-smartroute-"
 PIN = b"x-smartroute-route"
@@ -54,23 +55,6 @@ MOST_REMEMBERED = 1_000
 MOST_MISSED = 10
 """Origins that a warning is given for at the most."""
 logger = logging.getLogger("smartroute")
-
-Header = tuple[bytes, bytes]
-
-
-class Body:
-    """A request body that can be sent any number of times, by sync and async pools alike."""
-
-    __slots__ = ("content",)
-
-    def __init__(self, content: bytes) -> None:
-        self.content = content
-
-    def __iter__(self) -> Iterator[bytes]:
-        yield self.content
-
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        yield self.content
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,7 +147,7 @@ class Rewriter:
         sendable = isinstance(request.stream, self._family.ByteStream)
         return match[0], "its body is no JSON object" if sendable else "its body cannot be sent again"
 
-    def request(self, intake: Intake, attempt: Attempt, extensions: Mapping[str, object]) -> httpcore2.Request:
+    def request(self, intake: Intake, attempt: Attempt, extensions: Mapping[str, object]) -> Outgoing:
         """The request for one attempt."""
         route, call = attempt.endpoint, intake.call
         as_made = call.addressed is None if attempt.on_global else call.addressed == route.name
@@ -190,7 +174,7 @@ class Rewriter:
             if b"traceparent" in names:
                 names.add(b"tracestate")  # the caller's belongs to the caller's traceparent
             headers = [h for h in headers if h[0].lower() not in names] + added
-        return httpcore2.Request(b"POST", url, headers=headers, content=Body(body), extensions=dict(extensions))
+        return Outgoing(b"POST", url, headers, body, dict(extensions))
 
     def passed(self, request: httpx2.Request) -> httpx2.Request:
         """The request exactly as the SDK made it: itself, unless it has headers that are for us."""
@@ -201,16 +185,14 @@ class Rewriter:
             request.method, request.url, headers=headers, stream=request.stream, extensions=request.extensions
         )
 
-    def probe(
-        self, route: Route, key: int, added: Sequence[Header], extensions: Mapping[str, object]
-    ) -> httpcore2.Request:
+    def probe(self, route: Route, key: int, added: Sequence[Header], extensions: Mapping[str, object]) -> Outgoing:
         """The small authenticated GET that measures a route. `added`: headers to send along, if they may travel."""
         headers = [(b"Host", self._authority(route)), (b"Accept", b"application/json"), (b"User-Agent", b"smartroute")]
         if route.keys:
             headers.append((b"Authorization", b"Bearer " + route.keys[key].encode()))
         headers += self._allowed_of(added)
         url = self._url(route, self._config.probe_path, b"")
-        return httpcore2.Request(b"GET", url, headers=headers, extensions=dict(extensions))
+        return Outgoing(b"GET", url, headers, extensions=dict(extensions))
 
     def _matched(self, url: httpx2.URL, target: bytes) -> tuple[str, str | None] | None:
         key = (url.raw_scheme, url.raw_host, url.port, target)

@@ -7,8 +7,6 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import TYPE_CHECKING, TypeAlias, assert_never, cast
 
-import httpcore2
-
 from smartroute.errors import NoRouteError
 from smartroute.policy.exchange import Exchange
 from smartroute.policy.messages import (
@@ -27,6 +25,7 @@ from smartroute.policy.messages import (
 )
 from smartroute.probe import SyncProber
 from smartroute.transport.connect import failure_of, has_surplus
+from smartroute.transport.core import SyncCorePool
 from smartroute.transport.driver import (
     DRAIN_BYTES,
     DRAIN_LIMIT,
@@ -38,7 +37,8 @@ from smartroute.transport.driver import (
     collector,
     describe,
 )
-from smartroute.transport.pools import Passages, Pools, TransportOptions
+from smartroute.transport.http1 import Outgoing
+from smartroute.transport.pools import Passages, Pools, SyncPool, TransportOptions, sync_pool
 from smartroute.transport.stream import holder
 from smartroute.transport.sync_wire import SyncWire
 from smartroute.transport.watch import Overtaken, RaceLost, Superseded, Unwinding
@@ -60,6 +60,7 @@ class SyncDriver(DriverBase):
 
     def __init__(self, family: Family, router: Router, options: TransportOptions) -> None:
         super().__init__(family, router, options)
+        self._pool_of_route = sync_pool(router.config.backend, options)
         self._inherited: list[object] = []
         self._connect()
         # The family's client insists on subclasses of its own stream class.
@@ -67,7 +68,7 @@ class SyncDriver(DriverBase):
         self._body: Make = cast("Make", type("RoutedStream", (SyncBody, own), {}))
 
     def _connect(self) -> None:
-        self._pools = Pools(self.pool_options, httpcore2.ConnectionPool, SyncWire(self.clock))
+        self._pools = Pools[SyncPool](self.pool_options, SyncCorePool, self._pool_of_route, SyncWire(self.clock))
         self._passages = Passages(self.pool_options, self.family.HTTPTransport)
         self._prober = SyncProber(self.router, self.probe, self.chores)
 
@@ -122,7 +123,7 @@ class SyncDriver(DriverBase):
         with contextlib.closing(wire), contextlib.closing(pool):
             self._probe(claim, pool, proxied)
 
-    def _probe(self, claim: Claim, pool: httpcore2.ConnectionPool, proxied: bool) -> None:  # noqa: FBT001
+    def _probe(self, claim: Claim, pool: SyncPool, proxied: bool) -> None:  # noqa: FBT001
         added = self.router.probing(claim)
         for key in (keys := self.router.key_order(claim.route)):
             watch = self._probe_watch(claim, key)
@@ -193,8 +194,8 @@ class SyncDriver(DriverBase):
     def _send(
         self,
         flight: Flight,
-        pool: httpcore2.ConnectionPool,
-        request: httpcore2.Request,
+        pool: SyncPool,
+        request: Outgoing,
         exchange: Exchange,
         asked: httpx2.Request,
     ) -> Event:

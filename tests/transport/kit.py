@@ -68,7 +68,7 @@ class Caller:
     """Clients of one family, sync or async, and how to use them."""
 
     is_async: bool
-    backend = "httpcore"
+    backend = "httptools"
 
     def __init__(self, family: ModuleType) -> None:
         self.family = family

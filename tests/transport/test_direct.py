@@ -1,4 +1,7 @@
-"""`SMARTROUTE_BACKEND=aiohttp`: what is its own. That it keeps the promises, all other tests of the transport show."""
+"""The pools of what is reached directly, and what reads for them: what goes over the wire, and what is made of answers.
+
+That they keep the promises, all other tests of the transport show.
+"""
 
 import asyncio
 import socket
@@ -6,24 +9,26 @@ import sys
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, closing, contextmanager, suppress
 from typing import Any
 
 import httpcore2
-import httpx2
 import pytest
 
 import smartroute.httpx2
 from smartroute import Config, ConfigError, Route
 from smartroute.testing import Region
-from smartroute.transport.aiohttp import MOST_OF_HEAD, AiohttpPool
+from smartroute.transport.aiohttp import AiohttpPool
 from smartroute.transport.async_wire import AsyncWire
+from smartroute.transport.core import AsyncCorePool, SyncCorePool
+from smartroute.transport.direct import AsyncDirectPool, SyncAnswer, SyncDirectPool
+from smartroute.transport.http1 import MOST_OF_HEAD, Outgoing
+from smartroute.transport.sync_wire import SyncWire
 from tests.test_imports import loaded_by
 from tests.transport.kit import ASYNC, CHAT, AsyncCaller, World
 
 SECRET = b"fake-secret"
 WHOLE = b"HTTP/1.1 200 Fine\r\nContent-Length: 4\r\n\r\nbody"
-Get = Callable[..., httpcore2.Request]
 
 
 class Tape:
@@ -82,38 +87,89 @@ def tape(*lines: bytes, then_close: bool = False) -> Iterator[Tape]:
         made.close()
 
 
-@asynccontextmanager
-async def pool(**options: Any) -> AsyncIterator[AiohttpPool]:
-    """A pool of connections; none is left behind."""
-    wire = AsyncWire(time.monotonic)
-    defaults = {
-        "ssl_context": None,
-        "max_connections": None,
-        "max_keepalive_connections": None,
-        "keepalive_expiry": None,
-        "local_address": None,
-        "socket_options": None,
-    }
-    made = AiohttpPool(**(defaults | {"network_backend": wire} | options))
-    try:
-        yield made
-    finally:
-        await made.aclose()
-        await wire.aclose()
+class Threaded:
+    """A sync pool as an async one: each of its calls in a thread."""
+
+    def __init__(self, **options: Any) -> None:
+        self._pool = SyncDirectPool(**options)
+
+    @property
+    def connections(self) -> Any:
+        return self._pool.connections
+
+    async def handle_async_request(self, request: Outgoing) -> Any:
+        return ThreadedAnswer(await asyncio.to_thread(self._pool.handle_request, request))
+
+    async def aclose(self) -> None:
+        await asyncio.to_thread(self._pool.close)
 
 
-def get(url: str, **timeouts: float) -> httpcore2.Request:
-    headers = [(b"Host", b"x")]
-    return httpcore2.Request("GET", f"{url}/models", headers=headers, extensions={"timeout": timeouts})
+class ThreadedAnswer:
+    def __init__(self, answer: SyncAnswer) -> None:
+        self._answer = answer
+        self.status, self.headers, self.extensions = answer.status, answer.headers, answer.extensions
+
+    async def aiter_stream(self) -> AsyncIterator[bytes]:
+        while piece := await asyncio.to_thread(next, self._answer.iter_stream(), b""):
+            yield piece
+
+    async def aclose(self) -> None:
+        await asyncio.to_thread(self._answer.close)
 
 
-async def read(pool: AiohttpPool, request: httpcore2.Request) -> bytes:
-    """The body of the response, which is then closed."""
-    response = await pool.handle_async_request(request)
+POOLS: dict[str, tuple[type[Any], type[Any]]] = {
+    "async": (AsyncDirectPool, AsyncWire),
+    "aiohttp": (AiohttpPool, AsyncWire),
+    "sync": (Threaded, SyncWire),
+}
+Make = Callable[..., AbstractAsyncContextManager[Any]]
+
+
+@pytest.fixture(params=POOLS)
+def pool(request: pytest.FixtureRequest) -> Make:
+    """Makes a pool of each kind; no connection is left behind."""
+    kind, wires = POOLS[request.param]
+
+    @asynccontextmanager
+    async def make(**options: Any) -> AsyncIterator[Any]:
+        wire = wires(time.monotonic)
+        defaults = {
+            "ssl_context": None,
+            "max_connections": None,
+            "max_keepalive_connections": None,
+            "keepalive_expiry": None,
+            "local_address": None,
+            "socket_options": None,
+        }
+        made = kind(**(defaults | {"network_backend": wire} | options))
+        try:
+            yield made
+        finally:
+            await made.aclose()
+            if isinstance(wire, AsyncWire):
+                await wire.aclose()
+            else:
+                wire.close()
+
+    return make
+
+
+def get(url: str, headers: list[tuple[bytes, bytes]] | None = None, **timeouts: float) -> Outgoing:
+    core = httpcore2.URL(f"{url}/models")
+    return Outgoing(b"GET", core, headers or [(b"Host", b"x")], extensions={"timeout": timeouts})
+
+
+async def body_of(response: Any) -> bytes:
+    """The body of a response, which is then closed."""
     try:
         return b"".join([piece async for piece in response.aiter_stream()])
     finally:
         await response.aclose()
+
+
+async def read(pool: Any, request: Outgoing) -> bytes:
+    """The body of the response to a request."""
+    return await body_of(await pool.handle_async_request(request))
 
 
 # --- What goes over the wire ---------------------------------------------------------------------------------
@@ -124,7 +180,8 @@ ODD = {"X-oDd": "a  b", "x-twice": "1", "accept-encoding": "gzip", "cookie": "a=
 @pytest.mark.parametrize("to", ["route", "global"])
 @pytest.mark.parametrize("headers", [ODD, ODD | {"Transfer-Encoding": "chunked"}], ids=["length", "chunked"])
 @pytest.mark.parametrize("size", [1, 200_000])
-def test_the_same_bytes_are_sent_as_over_httpcore(to: str, headers: dict[str, str], size: int) -> None:
+@pytest.mark.parametrize("backend", ["httptools", "aiohttp"])
+def test_the_same_bytes_are_sent_as_over_httpcore(to: str, headers: dict[str, str], size: int, backend: str) -> None:
     answer = b'HTTP/1.1 200 OK\r\nContent-Length: 14\r\n\r\n{"choices":[]}'
 
     async def sent(backend: str) -> bytes:
@@ -140,7 +197,7 @@ def test_the_same_bytes_are_sent_as_over_httpcore(to: str, headers: dict[str, st
             assert response.headers["x-smartroute-route"] == ("near" if to == "route" else "global")
         return server.heard[0].replace(server.url[7:].encode(), b"HOST")
 
-    ours, theirs = asyncio.run(sent("aiohttp")), asyncio.run(sent("httpcore"))
+    ours, theirs = asyncio.run(sent(backend)), asyncio.run(sent("httpcore"))
     assert ours == theirs
     assert ours.startswith(b"POST /v1%7E/~a/chat/completions?api-version=%7E2~")
 
@@ -160,10 +217,10 @@ def test_the_same_bytes_are_sent_as_over_httpcore(to: str, headers: dict[str, st
         [(b"Accept", b"*/*")],
     ],
 )
-async def test_a_request_that_cannot_be_sent_is_not_begun(headers: list[tuple[bytes, bytes]]) -> None:
+async def test_a_request_that_cannot_be_sent_is_not_begun(pool: Make, headers: list[tuple[bytes, bytes]]) -> None:
     with tape() as server:
         async with pool() as ours:
-            request = httpcore2.Request("GET", server.url, headers=headers)
+            request = get(server.url, headers)
             with pytest.raises(httpcore2.LocalProtocolError) as caught:
                 await ours.handle_async_request(request)
             assert SECRET.decode() not in repr(caught.value)
@@ -173,17 +230,14 @@ async def test_a_request_that_cannot_be_sent_is_not_begun(headers: list[tuple[by
 # --- What comes back -----------------------------------------------------------------------------------------
 
 
-async def test_a_response_comes_back_as_it_was_sent() -> None:
+async def test_a_response_comes_back_as_it_was_sent(pool: Make) -> None:
     head = b"HTTP/1.0 299 Quite \xe9 well\r\nX-oNe:  1 \r\nx-one: 2\r\nEmpty:\r\nContent-Length: 4\r\n\r\n"
     with tape(b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early\r\nlink: x\r\n\r\n" + head + b"body") as server:
         async with pool() as ours, httpcore2.AsyncConnectionPool() as theirs:
             mine = await ours.handle_async_request(get(server.url))
-            assert await mine.aread() == b"body"
-            await mine.aclose()
+            assert await body_of(mine) == b"body"
             with tape(head + b"body") as other:
-                expected = await theirs.handle_async_request(get(other.url))
-                assert await expected.aread() == b"body"
-                await expected.aclose()
+                expected = await theirs.request("GET", f"{other.url}/models")
     assert (mine.status, mine.headers) == (expected.status, expected.headers)
     for name in ("http_version", "reason_phrase"):
         assert mine.extensions[name] == expected.extensions[name]
@@ -193,7 +247,9 @@ async def test_a_response_comes_back_as_it_was_sent() -> None:
     "length", [b"Content-Length: 4\r\n\r\nbody", b"Transfer-Encoding: chunked\r\n\r\n4\r\nbody\r\n0\r\n\r\n"]
 )
 @pytest.mark.parametrize("rest", [b"", WHOLE, SECRET])
-async def test_what_follows_a_response_spoils_the_connection_not_the_response(length: bytes, rest: bytes) -> None:
+async def test_what_follows_a_response_spoils_the_connection_not_the_response(
+    pool: Make, length: bytes, rest: bytes
+) -> None:
     with tape(b"HTTP/1.1 200 Fine\r\n" + length + rest, WHOLE) as server:
         async with pool() as ours:
             assert await read(ours, get(server.url)) == b"body"
@@ -218,7 +274,7 @@ async def test_what_follows_a_response_spoils_the_connection_not_the_response(le
         SECRET + b"\r\n\r\n",
     ],
 )
-async def test_what_is_no_whole_response_is_an_error(answer: bytes) -> None:
+async def test_what_is_no_whole_response_is_an_error(pool: Make, answer: bytes) -> None:
     with tape(answer, then_close=True) as server:
         async with pool() as ours:
             with pytest.raises((httpcore2.RemoteProtocolError, httpcore2.NetworkError)) as caught:
@@ -227,14 +283,14 @@ async def test_what_is_no_whole_response_is_an_error(answer: bytes) -> None:
             assert ours.connections == []
 
 
-async def test_what_is_not_http_is_refused_though_the_connection_stays_open() -> None:
+async def test_what_is_not_http_is_refused_though_the_connection_stays_open(pool: Make) -> None:
     with tape(b"\x15\x03\x03") as server:  # a TLS alert
         async with pool() as ours:
             with pytest.raises(httpcore2.RemoteProtocolError):
                 await read(ours, get(server.url, read=20))
 
 
-async def test_a_body_without_a_length_ends_with_its_connection() -> None:
+async def test_a_body_without_a_length_ends_with_its_connection(pool: Make) -> None:
     with tape(b"HTTP/1.1 200 OK\r\n\r\nbody", then_close=True) as server:
         async with pool() as ours:
             assert await read(ours, get(server.url)) == b"body"
@@ -242,7 +298,7 @@ async def test_a_body_without_a_length_ends_with_its_connection() -> None:
 
 
 @pytest.mark.parametrize("status", [204, 304])
-async def test_a_response_without_a_body_keeps_its_connection(status: int) -> None:
+async def test_a_response_without_a_body_keeps_its_connection(pool: Make, status: int) -> None:
     with tape(b"HTTP/1.1 %d x\r\n\r\n" % status, WHOLE) as server:
         async with pool() as ours:
             assert await read(ours, get(server.url)) == b""
@@ -253,7 +309,8 @@ async def test_a_response_without_a_body_keeps_its_connection(status: int) -> No
 # --- The pool ------------------------------------------------------------------------------------------------
 
 
-async def test_a_request_waits_for_its_turn_and_no_longer() -> None:
+@pytest.mark.parametrize("pool", ["async", "aiohttp"], indirect=True)
+async def test_a_request_waits_for_its_turn_and_no_longer(pool: Make) -> None:
     with tape(WHOLE, WHOLE, WHOLE) as server:
         async with pool(max_connections=1) as ours:
             first = await ours.handle_async_request(get(server.url))
@@ -271,26 +328,48 @@ async def test_a_request_waits_for_its_turn_and_no_longer() -> None:
         assert len(server.heard) == 1
 
 
-async def test_no_more_connections_are_kept_than_may_be() -> None:
+async def test_a_thread_waits_for_its_turn_and_no_longer() -> None:
+    wire = SyncWire(time.monotonic)
+    ours = SyncDirectPool(
+        network_backend=wire,
+        ssl_context=None,
+        max_connections=1,
+        max_keepalive_connections=None,
+        keepalive_expiry=None,
+        local_address=None,
+        socket_options=None,
+    )
+    with tape(WHOLE, WHOLE) as server, closing(wire), closing(ours):
+        first = ours.handle_request(get(server.url))
+        with pytest.raises(httpcore2.PoolTimeout):
+            ours.handle_request(get(server.url, pool=0.01))
+        waiting = asyncio.create_task(asyncio.to_thread(ours.handle_request, get(server.url, pool=20)))
+        assert list(first.iter_stream()) == [b"body"]
+        first.close()
+        second = await waiting
+        assert list(second.iter_stream()) == [b"body"]
+        second.close()
+        assert len(server.heard) == 1
+
+
+async def test_no_more_connections_are_kept_than_may_be(pool: Make) -> None:
     with Region("near") as near:
         async with pool(max_keepalive_connections=2) as ours:
             url = near.url
             responses = [await ours.handle_async_request(get(url)) for _ in range(4)]
             assert not any(connection.is_idle() for connection in ours.connections)
             for response in responses:
-                await response.aread()
-                await response.aclose()
+                await body_of(response)
             assert [connection.is_idle() for connection in ours.connections] == [True, True]
             assert [connection.has_expired() for connection in ours.connections] == [False, False]
 
 
-async def test_connections_that_are_not_needed_expire() -> None:
+async def test_connections_that_are_not_needed_expire(pool: Make) -> None:
     with Region("near") as near:
         async with pool(keepalive_expiry=0.3) as ours:
             both = [await ours.handle_async_request(get(near.url)) for _ in range(2)]
             for response in both:
-                await response.aread()
-                await response.aclose()
+                await body_of(response)
             (first, last) = ours.connections
             until = time.monotonic() + 20
             while not first.has_expired() and time.monotonic() < until:
@@ -316,9 +395,18 @@ def test_where_aiohttp_is_missing_the_configuration_says_so(monkeypatch: pytest.
 
 
 def test_aiohttp_is_loaded_only_where_it_is_used() -> None:
-    for backend, expected in (("httpcore", False), ("aiohttp", True)):
+    for backend, expected in (("httptools", False), ("httpcore", False), ("aiohttp", True)):
         script = f"import smartroute.httpx2 as s; s.AsyncClient(s.Config(backend={backend!r}))"
         assert ("aiohttp" in loaded_by(script)) is expected
+
+
+def test_http2_and_proxies_are_httpcores_business(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    with smartroute.httpx2.Client(world.config(), http2=True) as client:
+        assert client.transport._driver._pool_of_route is SyncCorePool
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
+    with smartroute.httpx2.Client(world.config()) as client:
+        pools = client.transport._driver._pools
+        assert {type(pools.of(route)[0]) for route in client.router.config.routes} == {SyncCorePool}
 
 
 @ASYNC
@@ -330,6 +418,5 @@ def test_what_passes_through_is_sent_by_the_familys_own_transport(caller: AsyncC
     (home,) = client.transport._driver._homes.values()
     assert [type(each) for each in home.passages._made.values()] == [caller.family.AsyncHTTPTransport]
     caller.do(client.post, f"{world.globe.url}/chat/completions", json=CHAT)
-    kind = AiohttpPool if caller.backend == "aiohttp" else httpcore2.AsyncConnectionPool
-    assert {type(pool) for pool, _ in home.pools._routes.values()} == {kind}
-    assert isinstance(response, httpx2.Response) or caller.family is not httpx2
+    kinds = {"httptools": AsyncDirectPool, "aiohttp": AiohttpPool, "httpcore": AsyncCorePool}
+    assert {type(pool) for pool, _ in home.pools._routes.values()} == {kinds[caller.backend]}

@@ -1,0 +1,221 @@
+"""HTTP/1.1 without any I/O: a request as bytes, and a response from bytes.
+
+Reading is llhttp's (Node.js' parser, by httptools), in its strict mode. What is ours is what a client needs around it:
+where a head ends, what a connection is good for afterwards, and that nothing behind an answer answers anybody.
+"""
+
+import re
+from collections import deque
+from dataclasses import dataclass, field
+
+import httpcore2
+from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
+
+__all__ = ["MOST_OF_HEAD", "Header", "Incoming", "Outgoing"]
+
+Header = tuple[bytes, bytes]
+
+MOST_OF_HEAD = 100 * 1024
+"""Bytes in which the head of a response must have come; httpcore's limit."""
+_TOKEN = rb"[-!#$%&'*+.^_`|~0-9A-Za-z]+"
+_LINE = re.compile(rb"%b [!-~]+ HTTP/1\.1\r\n" % _TOKEN)
+_FIELD = re.compile(rb"%b: (?:[^\x00\s]+(?:[ \t]+[^\x00\s]+)*)?\r\n" % _TOKEN)
+"""A header as h11 lets it pass, and RFC 9110 (5.1, 5.5): its value cannot bring along another one."""
+
+
+class Incoming:
+    """A response as it comes in.
+
+    Attributes:
+        status: its status code; 0 until its head is whole. Informational responses are passed over (RFC 9110, 15.2).
+        headers: as they came; so are `reason`, its phrase, and `version`, that of HTTP.
+        pieces: what has come of its body and was not taken yet.
+        over: whether it is whole.
+        reusable: whether its connection may serve another request, once it is over.
+        error: what is wrong with it. Pieces that came before are good.
+    """
+
+    __slots__ = (
+        "_framed",
+        "_informs",
+        "_parser",
+        "_size",
+        "error",
+        "headers",
+        "over",
+        "pieces",
+        "reason",
+        "reusable",
+        "status",
+        "version",
+    )
+
+    def __init__(self) -> None:
+        self.status = 0
+        self.reason = b""
+        self.version = b"1.1"
+        self.headers: list[Header] = []
+        self.pieces: deque[bytes] = deque()
+        self.over = False
+        self.reusable = False
+        self.error: httpcore2.RemoteProtocolError | None = None
+        self._parser = HttpResponseParser(self)
+        self._framed = False
+        self._informs = False
+        self._size = 0
+
+    def has_begun(self) -> bool:
+        """Whether the head is whole.
+
+        Raises:
+            RemoteProtocolError: it is no response.
+        """
+        if self.error is not None:
+            raise self.error
+        return self.status != 0
+
+    def take(self) -> bytes | None:
+        """The next piece of the body; None: none has come, and if it is not over, more has to be read.
+
+        Raises:
+            RemoteProtocolError: the body went bad, and what was good of it has been taken.
+        """
+        if self.pieces:
+            return self.pieces.popleft()
+        if self.error is not None:
+            raise self.error
+        return None
+
+    def feed(self, data: bytes) -> None:
+        """Take in what was read; no bytes: the server has closed the connection."""
+        if not data:
+            self._end()
+            return
+        if self.status == 0:
+            self._size += len(data)
+            if self._size > MOST_OF_HEAD:
+                self._refuse("The head of the response is too large.")
+                return
+        try:
+            self._parser.feed_data(data)
+        except HttpParserUpgrade:
+            self.over, self.reusable = True, False
+        except HttpParserError as error:
+            if self.over:
+                self.reusable = False  # what comes behind it is not its fault
+            else:  # without its text, which may quote the answer
+                self._refuse(f"The response is not HTTP/1.1: {type(error).__name__}.")
+
+    def _end(self) -> None:
+        self.reusable = False
+        if self.over or self.error is not None:
+            return
+        if self.status == 0:
+            self._refuse("Server disconnected without sending a response.")
+        elif self._framed:
+            self._refuse("The response was cut short: it is incomplete.")
+        else:  # where no length was given, that is the end of the body
+            self.over = True
+
+    def _refuse(self, why: str) -> None:
+        self.error = self.error or httpcore2.RemoteProtocolError(why)
+        self.reusable = False
+
+    # The parser's side
+
+    def on_message_begin(self) -> None:
+        """A head begins."""
+        if self.over:
+            self.reusable = False  # another response, for which nobody asked
+
+    def on_status(self, reason: bytes) -> None:
+        """(A part of) the reason phrase."""
+        if not self.over:
+            self.reason += reason
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """A header, or a trailer of the body, which nobody wants."""
+        if self.status == 0 and not self.over:
+            self.headers.append((name, value.strip(b" \t")))
+
+    def on_headers_complete(self) -> None:
+        """The head is whole."""
+        if self.over:
+            return
+        parser = self._parser
+        status = parser.get_status_code()
+        self._informs = 100 <= status < 200 and status != 101
+        if self._informs:
+            return
+        self.reusable = parser.should_keep_alive()
+        for name, value in self.headers:
+            lower = name.lower()
+            if lower == b"transfer-encoding":
+                self._framed = True
+                if value.lower() != b"chunked":
+                    self._refuse("The response has a transfer coding that nobody asked for.")
+            elif lower == b"content-length":
+                self._framed = True
+        self.version = parser.get_http_version().encode()
+        if status < 100 or not self.version.startswith(b"1."):
+            self._refuse("The response is not HTTP/1.1 as we understand it.")
+        self.status = status
+
+    def on_body(self, piece: bytes) -> None:
+        """A piece of the body."""
+        if not self.over:
+            self.pieces.append(piece)
+
+    def on_message_complete(self) -> None:
+        """The response is whole."""
+        if self._informs:
+            self._informs = False
+            self.headers.clear()
+            self.reason = b""
+        else:
+            self.over = True
+
+
+@dataclass(slots=True)
+class Outgoing:
+    """A request as it goes out.
+
+    Attributes:
+        extensions: httpcore's: `timeout`, `sni_hostname`.
+    """
+
+    method: bytes
+    url: httpcore2.URL
+    headers: list[Header]
+    content: bytes = b""
+    extensions: dict[str, object] = field(default_factory=dict[str, object])
+
+    def to_bytes(self) -> tuple[bytes, bytes, bool]:
+        """Its head and its body as they are sent, and whether the connection is to be closed after it.
+
+        Raises:
+            httpcore2.LocalProtocolError: the headers cannot be sent, or belong to another body.
+        """
+        line = b"%b %b HTTP/1.1\r\n" % (self.method, self.url.target)
+        hosts: list[bytes] = []
+        fields: list[bytes] = []
+        sound = _LINE.fullmatch(line) is not None
+        body, length, is_chunked, is_last = self.content, 0, False, False
+        for name, value in self.headers:
+            sent = b"%b: %b\r\n" % (name, value)
+            sound = sound and _FIELD.fullmatch(sent) is not None
+            lower = name.lower()
+            (hosts if lower == b"host" else fields).append(sent)
+            if lower == b"content-length":
+                length = int(value) if value.isdigit() else -1
+            elif lower == b"transfer-encoding":
+                is_chunked = value.lower() == b"chunked"
+            elif lower == b"connection":
+                is_last = b"close" in value.lower()
+        if not sound or len(hosts) != 1:
+            raise httpcore2.LocalProtocolError("The request has headers that cannot be sent.")
+        if is_chunked:
+            body = (b"%x\r\n%b\r\n" % (len(body), body) if body else b"") + b"0\r\n\r\n"
+        elif length != len(body):
+            raise httpcore2.LocalProtocolError("The request's Content-Length is not the length of its body.")
+        return b"".join((line, *hosts, *fields, b"\r\n")), body, is_last
