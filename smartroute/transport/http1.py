@@ -18,9 +18,8 @@ Header = tuple[bytes, bytes]
 MOST_OF_HEAD = 100 * 1024
 """Bytes in which the head of a response must have come; httpcore's limit."""
 _TOKEN = rb"[-!#$%&'*+.^_`|~0-9A-Za-z]+"
-_LINE = re.compile(rb"%b [!-~]+ HTTP/1\.1\r\n" % _TOKEN)
-_FIELD = re.compile(rb"%b: (?:[^\x00\s]+(?:[ \t]+[^\x00\s]+)*)?\r\n" % _TOKEN)
-"""A header as h11 lets it pass, and RFC 9110 (5.1, 5.5): its value cannot bring along another one."""
+_HEAD = re.compile(rb"%b [!-~]+ HTTP/1\.1\r\n(?:%b: (?:[^\x00\s]+(?:[ \t]+[^\x00\s]+)*)?\r\n)*\r\n" % (_TOKEN, _TOKEN))
+"""A request's head as h11 lets it pass, and RFC 9110 (5.1, 5.5)."""
 
 
 class Incoming:
@@ -196,26 +195,28 @@ class Outgoing:
         Raises:
             httpcore2.LocalProtocolError: the headers cannot be sent, or belong to another body.
         """
-        line = b"%b %b HTTP/1.1\r\n" % (self.method, self.url.target)
-        hosts: list[bytes] = []
-        fields: list[bytes] = []
-        sound = _LINE.fullmatch(line) is not None
+        hosts, lines = 0, [b"%b %b HTTP/1.1" % (self.method, self.url.target)]
         body, length, is_chunked, is_last = self.content, 0, False, False
         for name, value in self.headers:
-            sent = b"%b: %b\r\n" % (name, value)
-            sound = sound and _FIELD.fullmatch(sent) is not None
+            line = b"%b: %b" % (name, value)
             lower = name.lower()
-            (hosts if lower == b"host" else fields).append(sent)
+            if lower == b"host":  # it goes first, as RFC 9110 (7.2) would have it
+                hosts += 1
+                lines.insert(1, line)
+                continue
+            lines.append(line)
             if lower == b"content-length":
                 length = int(value) if value.isdigit() else -1
             elif lower == b"transfer-encoding":
                 is_chunked = value.lower() == b"chunked"
             elif lower == b"connection":
                 is_last = b"close" in value.lower()
-        if not sound or len(hosts) != 1:
+        head = b"\r\n".join(lines) + b"\r\n\r\n"
+        # As many lines as were meant: none of them has brought along another one.
+        if hosts != 1 or head.count(b"\n") != len(lines) + 1 or _HEAD.fullmatch(head) is None:
             raise httpcore2.LocalProtocolError("The request has headers that cannot be sent.")
         if is_chunked:
             body = (b"%x\r\n%b\r\n" % (len(body), body) if body else b"") + b"0\r\n\r\n"
         elif length != len(body):
             raise httpcore2.LocalProtocolError("The request's Content-Length is not the length of its body.")
-        return b"".join((line, *hosts, *fields, b"\r\n")), body, is_last
+        return head, body, is_last
