@@ -42,7 +42,7 @@ class ExchangeStarted:
     Attributes:
         exchange: a number that the events of one exchange share; unique in the process.
         path: the path below the base URL (`/chat/completions`).
-        candidates: the ranking, best first; after it who is not asked.
+        candidates: the ranking, best first; after it who is not asked. Of many the first eight.
         reason: why the first is the first (`Candidate.reason`).
     """
 

@@ -45,6 +45,8 @@ EXPIRES_SOON = 14 * 86_400.0
 """Seconds before its end at which a certificate should have been renewed; or a quarter of its life, if that is less."""
 QUARANTINE = 300.0
 """Seconds for which a route is avoided that refused a key or a model which another endpoint accepted."""
+MOST_TOLD = 8
+"""Candidates that listeners are told of with each request: what an engineer reads, and a span holds."""
 MOST_QUARANTINED = 100
 """Models remembered for a route as not found there."""
 _UNMEASURED = Latency()
@@ -690,7 +692,7 @@ class Router:
     def _ranked(self, first: Route, reason: str, selection: Selection | None) -> tuple[Candidate, ...]:
         """The ranking as data, for listeners; for a pinned request there is none."""
         if selection is not None:
-            return selection.everybody
+            return selection.everybody[:MOST_TOLD]
         known = self._known.get(first.name)
         return (candidate(known.standing, 0.0, reason) if known else Candidate(first, None, State.CLOSED, reason),)
 

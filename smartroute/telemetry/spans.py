@@ -11,6 +11,7 @@ Background probes make no spans.
 """
 
 from dataclasses import dataclass, field
+from functools import lru_cache
 from urllib.parse import urlsplit
 
 from opentelemetry import context as otel_context
@@ -147,30 +148,28 @@ class Spans:
         if exchange is None or event.attempt in exchange.attempts:
             return None
         server, url = _server(event.method, event.url)
+        known = event.candidate or next((c for c in exchange.candidates if c.route is event.endpoint), None)
         span = self._tracer.start_span(
             event.method,
             exchange.context,
             SpanKind.CLIENT,
-            {**server, "url.full": url},  # for samplers
+            given(
+                {
+                    **server,
+                    "url.full": url,
+                    "http.request.resend_count": event.resends or None,
+                    "smartroute.attempt": event.attempt,
+                    "smartroute.reason": event.reason,
+                    "smartroute.explanation": None if known is None else str(known),
+                    **_endpoint(event.endpoint),
+                }
+            ),
         )
         attempt = OpenAttempt(span, event.endpoint.name, server, exchange.context, exchange.streaming)
         exchange.attempts[event.attempt] = attempt
         if self._exchanges.get(event.exchange) is not exchange:  # it ended in another thread meanwhile
             exchange.end_attempts()
         _inject(span, exchange.context, event.headers)
-        if span.is_recording():
-            known = event.candidate or next((c for c in exchange.candidates if c.route is event.endpoint), None)
-            span.set_attributes(
-                given(
-                    {
-                        "http.request.resend_count": event.resends or None,
-                        "smartroute.attempt": event.attempt,
-                        "smartroute.reason": event.reason,
-                        "smartroute.explanation": None if known is None else str(known),
-                        **_endpoint(event.endpoint),
-                    }
-                )
-            )
         return attempt
 
     def attempt_overdue(self, event: AttemptOverdue) -> None:
@@ -265,11 +264,10 @@ class Spans:
         if exchange is None:
             return
         server, url = _server("GET", event.url)
-        span = self._tracer.start_span("GET", exchange.context, SpanKind.CLIENT, {**server, "url.full": url})
+        why = given({"smartroute.reason": "verification", **_endpoint(event.route)})
+        span = self._tracer.start_span("GET", exchange.context, SpanKind.CLIENT, {**server, "url.full": url, **why})
         self._verifications[event.verification] = span, number
         _inject(span, exchange.context, event.headers)
-        if span.is_recording():
-            span.set_attributes(given({"smartroute.reason": "verification", **_endpoint(event.route)}))
 
     def probe_ended(self, event: ProbeEnded) -> None:
         """End the span of a verification, with links to the other exchanges that waited for it."""
@@ -323,6 +321,7 @@ def _inject(span: Span, context: Context, headers: list[tuple[bytes, bytes]]) ->
     headers[:] = [pair for pair in headers if pair[0].lower() not in replaced] + added
 
 
+@lru_cache(maxsize=1_000)
 def _server(method: str, url: str) -> tuple[dict[str, Attribute], str]:
     """What spans and metrics say of a server; and the URL without user name, password, query and fragment."""
     parts = urlsplit(url)
