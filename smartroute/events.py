@@ -20,6 +20,7 @@ __all__ = [
     "CertificateExpiring",
     "CertificateRefused",
     "ConnectivityChanged",
+    "Cooled",
     "Event",
     "ExchangeEnded",
     "ExchangeStarted",
@@ -65,6 +66,7 @@ class AttemptStarted:
             `connection_race`, `rescue` (beside an attempt whose route is silent), `hedge` (beside one that is slow).
         headers: raw header pairs that a listener may add to (`traceparent`); those that may travel are sent along.
         candidate: what was known of the endpoint when it was chosen, where that is not what the exchange began with.
+        model: the model that it is asked for.
         resends: how often the request was sent before, in this exchange.
     """
 
@@ -76,6 +78,7 @@ class AttemptStarted:
     reason: str
     headers: list[tuple[bytes, bytes]] = field(repr=False)  # baggage may be among them
     candidate: Candidate | None = None
+    model: str | None = None
     resends: int = 0
 
 
@@ -137,6 +140,9 @@ class ExchangeEnded:
         endpoint: which endpoint's answer the caller got, if any. `delivered`: by which attempt.
         attempts: how many attempts were made.
         first_content: from accepting the request to the first content handed to the caller.
+        stopped: why no further attempt was made, where it failed: `answer` (nobody else's would be another),
+            `second_opinion` (somebody else said the same), `budget`, `deadline`, `sdk_retry` (the SDK's own retries
+            must not multiply ours), `pinned`, `exhausted` (nobody was left).
         fallback: whether the answer came from the global endpoint though direct routes are configured.
         duration: from accepting the request to the end of the body.
     """
@@ -149,6 +155,7 @@ class ExchangeEnded:
     duration: float
     delivered: int | None = None
     first_content: float | None = None
+    stopped: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,12 +238,24 @@ class Quarantined:
 
     Attributes:
         status: what it answered.
-        model: the model that it does not have; None: a key was refused, and no model gets there.
+        model: the model asked for that it does not have; None: a key was refused, and no model gets there.
+        sent: what the model was called there.
     """
 
     route: Route
     status: int | None
     model: str | None
+    seconds: float
+    exchange: int | None
+    sent: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Cooled:
+    """A route asked to be left alone for so many `seconds`, with this `status`."""
+
+    route: Route
+    status: int | None
     seconds: float
     exchange: int | None
 
@@ -284,6 +303,7 @@ Event = (
     | ProbeEnded
     | IncumbentChanged
     | PassedThrough
+    | Cooled
     | Quarantined
     | KeyRefused
     | CertificateRefused

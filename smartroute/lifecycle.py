@@ -11,6 +11,7 @@ from smartroute.config import Config
 from smartroute.log import Log
 from smartroute.route import RouteStatus
 from smartroute.router import Router
+from smartroute.settings import log_level
 from smartroute.telemetry import Telemetry
 
 __all__ = ["acquire", "release"]
@@ -40,7 +41,7 @@ def acquire(user: object, config: Config | None, router: Router | None) -> Route
         router = _share(Config.from_env() if config is None else config)
         # The garbage collector may call this anywhere, in a thread that holds the lock too: leave a note.
         _releases[user] = weakref.finalize(user, _given_back.put, router)
-    _set_log_level(router.config.log)
+    _set_log_level(router.config.log or log_level(os.environ))
     with _lock:
         if router in _observed:
             return router

@@ -67,6 +67,7 @@ class Listeners:
                 now - exchange.began,
                 delivered.number if delivered else None,
                 delivered.content_at - exchange.began if delivered and delivered.content_at else None,
+                exchange.stopped if outcome == "failed" else None,
             )
         )
 
@@ -82,6 +83,7 @@ class Listeners:
                 attempt.reason,
                 attempt.headers,
                 exchange.known(attempt.endpoint),
+                exchange.model_at(attempt.endpoint),
                 sum(earlier.sent for earlier in exchange.attempts),
             )
         )

@@ -23,6 +23,7 @@ from smartroute.events import (
     CertificateExpiring,
     CertificateRefused,
     ConnectivityChanged,
+    Cooled,
     Event,
     ExchangeEnded,
     ExchangeStarted,
@@ -42,12 +43,14 @@ logger = logging.getLogger("smartroute")
 
 PAUSE = 60.0
 """Seconds for which the same warning is not given again."""
+CERTIFICATE_PAUSE = 3_600.0
+"""The same for a certificate that is not accepted."""
 RENEWAL_PAUSE = 86_400.0
-"""The same for a certificate that is about to expire."""
+"""The same for one that is about to expire."""
 MOST_REMEMBERED = 1_000
 """Warnings that are remembered for having been given."""
 SHOWN = 3
-"""Candidates that the story of a request tells of."""
+"""Candidates that the story of a request tells of: the first, then those that something is wrong with."""
 
 
 class Log:
@@ -64,6 +67,7 @@ class Log:
         self._fallback = fallback
         self._lock = threading.Lock()
         self._given: TTLCache[tuple[object, ...], bool] = TTLCache(MOST_REMEMBERED, PAUSE, clock)
+        self._refusals: TTLCache[str, bool] = TTLCache(MOST_REMEMBERED, CERTIFICATE_PAUSE, clock)
         self._renewals: TTLCache[str, bool] = TTLCache(MOST_REMEMBERED, RENEWAL_PAUSE, clock)
         self._open: dict[str, str] = {}
         self._all_down = self._offline = False
@@ -73,7 +77,7 @@ class Log:
         """Whether the story of each request is wanted."""
         return logger.isEnabledFor(logging.DEBUG)
 
-    def __call__(self, event: Event, /) -> None:
+    def __call__(self, event: Event, /) -> None:  # noqa: C901 - one case for each kind of event
         """Write it down, if it is worth a line."""
         match event:
             case ExchangeStarted() | AttemptStarted() | AttemptOverdue() | AttemptEnded() | ExchangeEnded():
@@ -84,6 +88,7 @@ class Log:
             case VerificationStarted():
                 logger.debug("Route %s is verified, on a fresh connection", event.route)
             case ProbeEnded():
+                self._say_all_down()
                 if self.active:
                     _tell_probe(event)
             case BreakerChanged():
@@ -95,6 +100,14 @@ class Log:
                     event.before,
                     extra={"smartroute.endpoint.name": event.after.name},
                 )
+            case Cooled():
+                logger.info(
+                    "Route %s asked to be left alone for %.1f s (status %s).",
+                    event.route,
+                    event.seconds,
+                    event.status,
+                    extra={"smartroute.endpoint.name": event.route.name, "smartroute.seconds": event.seconds},
+                )
             case Quarantined():
                 _warn(_quarantined(event), {"http.response.status_code": event.status}, event.route)
             case KeyRefused():
@@ -105,12 +118,13 @@ class Log:
                     event.refused,
                 )
             case CertificateRefused():
-                self._once(
-                    event.endpoint,
-                    f"its certificate is not accepted ({event.detail}). Remedy: have it renewed, or name its authority "
-                    "to the client (verify=).",
-                    "certificate",
-                )
+                if self._is_new(self._refusals, event.endpoint):
+                    _warn(
+                        f"its certificate is not accepted ({event.detail}). Remedy: have it renewed, or name its "
+                        "authority to the client (verify=).",
+                        {},
+                        event.endpoint,
+                    )
             case CertificateExpiring():
                 self._expiring(event)
             case ConnectivityChanged():
@@ -132,23 +146,30 @@ class Log:
                 "smartroute.breaker.cause": event.cause,
             },
         )
-        down = up = False
+        up = False
         with self._lock:
             if event.after == "open":
                 self._open[event.route.name] = event.cause
-                down = len(self._open) == self._count and not self._all_down and self._is_due("all down")
-                self._all_down |= down
             else:
                 self._open.pop(event.route.name, None)
                 up = event.after == "closed" and self._all_down
                 self._all_down &= not up
-            causes = ", ".join(f"{name} ({cause})" for name, cause in self._open.items())
-        if down:
-            meanwhile = "Requests go to the global endpoint." if self._fallback else "There is no global endpoint."
-            message = f"All routes are down: {causes}. {meanwhile} Remedy: see why; they are probed until they answer."
-            logger.warning("%s", message)
         if up:
             logger.warning("Route %s is back up.", event.route, extra={"smartroute.endpoint.name": event.route.name})
+        self._say_all_down()
+
+    def _say_all_down(self) -> None:
+        """Say so, if it is so and was not said: also of what came back and went again, as soon as the pause is over."""
+        with self._lock:
+            down = len(self._open) == self._count and not self._all_down and self._is_due("all down")
+            self._all_down |= down
+            causes = dict(self._open)
+        if down:
+            told = ", ".join(f"{name} ({cause})" for name, cause in causes.items())
+            meanwhile = "Requests go to the global endpoint." if self._fallback else "There is no global endpoint."
+            remedy = "Remedy: see to them for the reasons given; they are probed until they answer."
+            facts = {"smartroute.candidates": list(causes)}
+            logger.warning("All routes are down: %s. %s %s", told, meanwhile, remedy, extra=facts)
 
     def _connectivity_changed(self, *, online: bool) -> None:
         with self._lock:
@@ -161,15 +182,13 @@ class Log:
             logger.warning("An endpoint can be reached again.")
         elif tell:
             logger.warning(
-                "No endpoint can be reached: this machine seems to be offline. Remedy: see to its network; no route is "
-                "taken for down because of it."
+                "No endpoint can be reached, not even the global one: this machine seems to be offline, or all of them "
+                "are down at once. Remedy: see to its network first; no route is taken for down because of it."
             )
 
     def _expiring(self, event: CertificateExpiring) -> None:
-        with self._lock:
-            if event.endpoint.name in self._renewals:
-                return
-            self._renewals[event.endpoint.name] = True
+        if not self._is_new(self._renewals, event.endpoint):
+            return
         days = event.seconds / 86_400
         _warn(
             f"its certificate expires in {days:.1f} days. Remedy: have it renewed; it will be refused from then on.",
@@ -183,6 +202,13 @@ class Log:
             due = self._is_due(endpoint.name, *what)
         if due:
             _warn(message, {}, endpoint)
+
+    def _is_new(self, told: "TTLCache[str, bool]", endpoint: Route) -> bool:
+        with self._lock:
+            if endpoint.name in told:
+                return False
+            told[endpoint.name] = True
+            return True
 
     def _is_due(self, *what: object) -> bool:
         if what in self._given:
@@ -198,9 +224,9 @@ def _warn(message: str, facts: dict[str, object], endpoint: Route) -> None:
 
 def _quarantined(event: Quarantined) -> str:
     wrong_model = event.model is not None
-    what = "model not found" if wrong_model else "key refused"
+    what = f"model not found: {event.sent!r}, asked for as {event.model!r}" if wrong_model else "key refused"
     remedy = (
-        "check SMARTROUTE_MODEL for this route"
+        "correct this route's model, or SMARTROUTE_MODEL"
         if wrong_model
         else f"set the route's own key in {key_variable(event.route.name)}, or in SMARTROUTE_API_KEY if it is every "
         "route's (the global endpoint's key is another one)"
@@ -230,22 +256,25 @@ def _tell(event: ExchangeStarted | AttemptStarted | AttemptOverdue | AttemptEnde
             line = f"attempt {event.attempt} to {event.endpoint}: {_outcome(event)}"
         case ExchangeEnded():
             facts["smartroute.outcome"] = event.outcome
-            by = f" by {event.endpoint}" if event.endpoint else ""
-            line = f"{event.outcome}{by} in {_seconds(event.duration)}, attempts: {event.attempts}"
+            by = f", the answer is {event.endpoint}'s" if event.endpoint else ""
+            why = f", no further attempt: {event.stopped}" if event.stopped else ""
+            line = f"{event.outcome}{by}, in {_seconds(event.duration)}, attempts: {event.attempts}{why}"
         case _:
             assert_never(event)
     logger.debug("Exchange %d: %s", event.exchange, line, extra=facts)
 
 
 def _candidates(event: ExchangeStarted) -> str:
-    known = [str(candidate) for candidate in event.candidates[:SHOWN]]
-    more = len(event.candidates) - SHOWN
-    return "; ".join([*known, f"{more} more"] if more > 0 else known)
+    first, *others = event.candidates or [None]
+    sick = [candidate for candidate in others if candidate and (candidate.state != "closed" or candidate.note)]
+    shown = [first, *(sick + [each for each in others if each not in sick])[: SHOWN - 1]]
+    more = len(event.candidates) - len(shown)
+    return "; ".join([str(each) for each in shown if each] + ([f"{more} more"] if more > 0 else []))
 
 
 def _outcome(event: AttemptEnded) -> str:
     words = [] if event.status is None else [f"status {event.status}"]
-    if event.failure:
+    if event.failure and event.detail not in words:
         words.append(event.detail or event.failure)
     for name, seconds in (("first byte", event.first_byte), ("first content", event.first_content)):
         if seconds is not None:

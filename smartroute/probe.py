@@ -12,6 +12,7 @@ import logging
 import threading
 import weakref
 from collections.abc import Awaitable, Callable
+from contextvars import Context
 from queue import Empty, SimpleQueue
 
 from smartroute.policy.schedule import Claim
@@ -114,7 +115,7 @@ def _watch(prober_ref: weakref.ref[SyncProber], chores: SimpleQueue[Callable[[],
 
 
 class AsyncProber:
-    """Probes for one async client in one event loop."""
+    """Probes for one async client in one event loop: in an empty context, not in that of some request."""
 
     def __init__(
         self, router: Router, probe: Callable[[Claim], Awaitable[None]], loop: asyncio.AbstractEventLoop
@@ -130,14 +131,14 @@ class AsyncProber:
     def wake(self) -> None:
         """A request was accepted: probe from now on."""
         if self._timer is None and not self._closed and self._router.config.probe_interval:
-            self._timer = self._loop.call_later(FIRST_LOOK, _look, self._ref)
+            self._timer = self._loop.call_later(FIRST_LOOK, _look, self._ref, context=Context())
 
     def hurry(self) -> None:
         """Something may be due at once."""
         if not self._closed:
             if self._timer is not None:
                 self._timer.cancel()
-            self._timer = self._loop.call_soon(_look, self._ref)
+            self._timer = self._loop.call_soon(_look, self._ref, context=Context())
 
     async def close(self) -> None:
         """Stop, and wait until the probes under way have been cancelled."""
@@ -155,11 +156,11 @@ class AsyncProber:
             return
         claims, wait = self._router.claim_probes(self)
         for claim in claims:
-            task = self._loop.create_task(self._probe_one(claim), name="smartroute-probe")
+            task = self._loop.create_task(self._probe_one(claim), name="smartroute-probe", context=Context())
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
         if wait is not None:
-            self._timer = self._loop.call_later(min(wait, LONGEST_WAIT), _look, self._ref)
+            self._timer = self._loop.call_later(min(wait, LONGEST_WAIT), _look, self._ref, context=Context())
 
     async def _probe_one(self, claim: Claim) -> None:
         try:

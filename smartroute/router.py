@@ -11,6 +11,7 @@ import random as _random
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from math import inf
 from typing import TYPE_CHECKING, NoReturn
 
@@ -97,6 +98,7 @@ class Router:
             clock=clock,
         )
         self._agreed_at: dict[int | None, float] = {}
+        self._said: dict[tuple[str, int], float] = {}
         self._racing_until = now
         self._last_request: float | None = None
         self._awake_since = now
@@ -142,7 +144,7 @@ class Router:
         with self._lock:
             self._selector.refresh(now)
             selection = self._selector.select(call, now)
-        return selection.everybody
+        return tuple(map(self._explained, selection.everybody))
 
     def pick(
         self, *, model: str | None = None, size: int = TYPICAL_SIZE, conversation: str | None = None
@@ -319,6 +321,14 @@ class Router:
         """What one endpoint has answered with this status another one could not answer either (`same`), or could."""
         self._agreed_at[status] = now if same else -inf
 
+    def said(self, route: Route, status: int, now: float) -> None:
+        """An endpoint answered with this status, of which another one is asked for its opinion."""
+        self._said[route.name, status] = now
+
+    def has_said(self, route: Route, status: int | None, now: float) -> bool:
+        """Whether an endpoint has just answered so."""
+        return status is not None and now - self._said.get((route.name, status), -inf) < UNANIMITY
+
     def is_unanimous(self, status: int | None, now: float) -> bool:
         """Whether second opinions about this status have just been the same."""
         return now - self._agreed_at.get(status, -inf) < UNANIMITY
@@ -469,15 +479,20 @@ class Router:
         self._changed(known, before, after, attempt.detail, exchange)
         self._tell_lost(restored)
 
-    def cooled(self, attempt: Attempt, seconds: float, now: float) -> None:
+    def cooled(self, exchange: Exchange, attempt: Attempt, seconds: float, now: float) -> None:
         """A route asked to be left alone for so many seconds."""
         known = self._known.get(attempt.endpoint.name)
-        if known is not None:
-            with self._lock:
-                known.cooldown_until = max(known.cooldown_until, now + seconds)
-                if attempt.status == 429 or attempt.error_status == 429:
-                    known.load.refused()
-                self._selector.changed()
+        if known is None:
+            return
+        with self._lock:
+            rested = now < known.cooldown_until
+            known.cooldown_until = max(known.cooldown_until, now + seconds)
+            if attempt.status == 429 or attempt.error_status == 429:
+                known.load.refused()
+            self._selector.changed()
+        if not rested:
+            number = exchange.number or None
+            self._listeners.emit(events.Cooled(known.route, attempt.error_status, seconds, number))
 
     def refused(self, exchange: Exchange, attempt: Attempt, now: float) -> None:
         """A route refused a key, or a model, that another endpoint accepted: avoid it for a while."""
@@ -495,7 +510,8 @@ class Router:
             self._selector.changed()
         if not said:
             number = exchange.number or None
-            self._listeners.emit(events.Quarantined(known.route, attempt.error_status, scope, QUARANTINE, number))
+            sent = exchange.model_at(known.route)
+            self._listeners.emit(events.Quarantined(known.route, attempt.error_status, scope, QUARANTINE, number, sent))
 
     def arrived(self, exchange: Exchange, attempt: Attempt, how: str | None) -> None:
         """An attempt is over."""
@@ -692,9 +708,18 @@ class Router:
     def _ranked(self, first: Route, reason: str, selection: Selection | None) -> tuple[Candidate, ...]:
         """The ranking as data, for listeners; for a pinned request there is none."""
         if selection is not None:
-            return selection.everybody[:MOST_TOLD]
+            return tuple(map(self._explained, selection.everybody[:MOST_TOLD]))
         known = self._known.get(first.name)
         return (candidate(known.standing, 0.0, reason) if known else Candidate(first, None, State.CLOSED, reason),)
+
+    def _explained(self, candidate: Candidate) -> Candidate:
+        """With what stands in its way, and since when or for how long, if something does."""
+        known = self._known.get(candidate.route.name)
+        now = self.clock()
+        note = "" if known is None else known.trouble(now)
+        if self._offline.now:
+            note = "this machine seems to be offline"
+        return replace(candidate, note=note) if note else candidate
 
     def _find(self, name: str) -> Known:
         try:

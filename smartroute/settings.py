@@ -6,12 +6,13 @@ argument) and says what it means, or refuses it with a remedy.
 
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from importlib.util import find_spec
 from typing import cast
 
+from smartroute.errors import ConfigError
 from smartroute.fireworks import GLOBAL_HOST, GLOBAL_KEY_VARIABLE, GLOBAL_URL
 from smartroute.route import PATH, Kind, Route, canonical_region, read_keys, refusal
 
@@ -22,7 +23,9 @@ __all__ = [
     "PREFIX",
     "SETTINGS",
     "Setting",
+    "is_switched_off",
     "key_variable",
+    "log_level",
     "read_global_key",
     "read_global_route",
     "read_global_url",
@@ -112,6 +115,22 @@ def _probe_interval(value: object) -> float:
 
 def _deadline(value: object) -> float | None:
     return None if value == "" else _seconds(value, 0.1, 86400.0, "write seconds between 0.1 and 86400")
+
+
+def is_switched_off(environ: Mapping[str, str]) -> bool:
+    """Whether `SMARTROUTE_DISABLED` says so: it is heard whatever the configuration came from."""
+    try:
+        return read_switch(environ.get(f"{PREFIX}DISABLED") or "off")
+    except ConfigError:
+        return False  # who reads the environment for the configuration is told of it
+
+
+def log_level(environ: Mapping[str, str]) -> str | None:
+    """The level that `SMARTROUTE_LOG` names, whatever the configuration came from."""
+    try:
+        return _log(environ.get(f"{PREFIX}LOG", ""))
+    except ConfigError:
+        return None
 
 
 def read_switch(value: object) -> bool:

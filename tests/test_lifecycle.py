@@ -1,6 +1,7 @@
 """Which clients share a router, and how long it lives."""
 
 import gc
+import logging
 import pickle
 import weakref
 
@@ -156,3 +157,17 @@ def test_what_belongs_to_a_process_says_so_when_it_is_pickled() -> None:
         for thing in (client.router, client):
             with pytest.raises(TypeError, match="pickle the Config and make new ones"):
                 pickle.dumps(thing)
+
+
+def test_the_environment_sets_the_level_of_the_log_whatever_the_configuration_came_from(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    logger = logging.getLogger("smartroute")
+    before = logger.level
+    try:
+        for value, level in (("nonsense", before), ("debug", logging.DEBUG)):
+            monkeypatch.setenv("SMARTROUTE_LOG", value)
+            with smartroute.Client(config("a")):
+                assert logger.level == level
+    finally:
+        logger.setLevel(before)

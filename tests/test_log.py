@@ -13,6 +13,7 @@ from smartroute.events import (
     CertificateExpiring,
     CertificateRefused,
     ConnectivityChanged,
+    Cooled,
     Event,
     ExchangeEnded,
     ExchangeStarted,
@@ -89,7 +90,8 @@ def test_all_routes_down_and_back_up_is_said_once_each(diary: Diary) -> None:
     assert diary.warnings == [
         (
             "All routes are down: iowa (connect: Connection refused), tokyo (silence: 2 verifications failed). "
-            "Requests go to the global endpoint. Remedy: see why; they are probed until they answer."
+            "Requests go to the global endpoint. Remedy: see to them for the reasons given; they are probed until they "
+            "answer."
         )
     ]
     diary.tell(on_trial)
@@ -114,6 +116,15 @@ def test_an_outage_that_comes_and_goes_is_said_once_a_minute(diary: Diary) -> No
     assert len(diary.warnings) == 3
 
 
+def test_the_log_does_not_end_on_a_false_all_clear(diary: Diary) -> None:
+    """What goes down again within the pause is said when the pause is over."""
+    diary.tell(opened(IOWA), opened(TOKYO), closed(IOWA), opened(IOWA), ProbeEnded(IOWA, None, "connect"))
+    assert [said.split(":")[0] for said in diary.warnings] == ["All routes are down", "Route iowa is back up."]
+    diary.clock.advance(PAUSE)
+    diary.tell(*[ProbeEnded(IOWA, None, "connect")] * 3)
+    assert [said.split(":")[0] for said in diary.warnings][2:] == ["All routes are down"]
+
+
 def test_offline_and_online_again_are_said_once_each(diary: Diary) -> None:
     for online in (False, True) * 5:
         diary.tell(ConnectivityChanged(online))
@@ -124,16 +135,19 @@ def test_offline_and_online_again_are_said_once_each(diary: Diary) -> None:
 
 def test_what_seemed_to_be_down_while_this_machine_was_offline_is_not_back_up(diary: Diary) -> None:
     diary.tell(opened(IOWA), opened(TOKYO), ConnectivityChanged(online=False), closed(IOWA, "open"))
-    assert [said.split(":")[0] for said in diary.warnings] == ["All routes are down", "No endpoint can be reached"]
+    assert [said.split(":")[0] for said in diary.warnings] == [
+        "All routes are down",
+        "No endpoint can be reached, not even the global one",
+    ]
 
 
 def test_a_refused_key_and_a_refused_model_name_their_remedy(diary: Diary) -> None:
-    diary.tell(Quarantined(TOKYO, 401, None, 300.0, 1), Quarantined(IOWA, 404, "llama", 300.0, None))
+    diary.tell(Quarantined(TOKYO, 401, None, 300.0, 1), Quarantined(IOWA, 404, "llama", 300.0, None, "typo"))
     key, model = diary.warnings
     assert key.startswith("Route tokyo: key refused (status 401)")
     assert "Remedy: set the route's own key in SMARTROUTE_API_KEY_TOKYO" in key
-    assert model.startswith("Route iowa: model not found (status 404)")
-    assert "Remedy: check SMARTROUTE_MODEL for this route" in model
+    assert model.startswith("Route iowa: model not found: 'typo', asked for as 'llama' (status 404)")
+    assert "Remedy: correct this route's model, or SMARTROUTE_MODEL." in model
     assert vars(diary.records[0])["smartroute.endpoint.name"] == "tokyo"
     assert vars(diary.records[0])["http.response.status_code"] == 401
 
@@ -242,10 +256,19 @@ def test_debug_tells_the_story_of_a_request(diary: Diary, debug: None) -> None:
             "Exchange 7: attempt 2 to tokyo: status 200, first byte after 100.0 ms, first content after 120.0 ms, "
             "complete after 400.0 ms"
         ),
-        "Exchange 7: answered by tokyo in 1.50 s, attempts: 2",
+        "Exchange 7: answered, the answer is tokyo's, in 1.50 s, attempts: 2",
     ]
     assert vars(diary.records[-1])["smartroute.endpoint.name"] == "tokyo"
     assert vars(diary.records[-1])["smartroute.outcome"] == "answered"
+
+
+def test_the_story_tells_of_those_that_something_is_wrong_with(diary: Diary, debug: None) -> None:
+    well = [Candidate(TOKYO, 0.1, "closed", "next")] * 4
+    sick = Candidate(IOWA, None, "open", "last_resort", note="for 12 s (connect: Connection refused)")
+    diary.tell(ExchangeStarted(1, "/embeddings", None, False, (*well, sick), "best"))
+    line = diary.records[0].getMessage()
+    assert "iowa: last_resort, open for 12 s (connect: Connection refused)" in line
+    assert line.endswith("; 2 more")
 
 
 def test_many_candidates_are_not_all_told(diary: Diary, debug: None) -> None:
@@ -289,6 +312,7 @@ WARNED: tuple[Event, ...] = (
     CertificateRefused(IOWA, "certificate: certificate has expired"),
     CertificateExpiring(IOWA, 3.25 * DAY),
     IncumbentChanged(IOWA, TOKYO),
+    Cooled(IOWA, 429, 5.0, 7),
     PassedThrough("/embeddings", "no route serves its model"),
     ProbeEnded(IOWA, 0.02, None),
 )

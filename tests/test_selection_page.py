@@ -29,10 +29,10 @@ driver.LATE = 10.0  # a verification is judged, however busy the machine is
 patience.LEAST_RESCUE = 30.0  # and that it fails is what has the request sent elsewhere
 probed = Router.probed
 
-def first_of_two(router, claim, **found):
-    if claim.fresh and found["failure"]:
+def first_of_two(router, claim, found):
+    if claim.fresh and found.failure:
         latency.Latency.verification_limit = 30.0  # the second one is under way when the page looks
-    probed(router, claim, **found)
+    probed(router, claim, found)
 
 Router.probed = first_of_two
 """

@@ -200,7 +200,8 @@ def _of_attempt(post: ReadableSpan, tree: Tree, earlier: Sequence[ReadableSpan])
     yield from _of_end(post, f"attempt {number} ({name})", delivered=_delivered(route, [post]) is not None)
     yield from _of_times(post, f"attempt {number} ({name})")
     reason = _said(post, "reason")
-    if (reason in SECOND_ATTEMPTS) != bool(earlier) or not (reason == "hedge" or _has_cause(post, tree, earlier)):
+    is_second = reason in SECOND_ATTEMPTS or reason == "connection_race"
+    if is_second != bool(earlier) or not (reason == "hedge" or _has_cause(post, tree, earlier)):
         yield f"attempt {number} ({name}) has the reason {reason}, and nothing before it says why"
 
 

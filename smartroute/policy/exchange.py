@@ -114,6 +114,14 @@ class Fleet(Protocol):
         """Whether second opinions about this status have just been the same."""
         ...
 
+    def said(self, route: Route, status: int, now: float) -> None:
+        """An endpoint answered with this status, of which another one is asked for its opinion."""
+        ...
+
+    def has_said(self, route: Route, status: int | None, now: float) -> bool:
+        """Whether an endpoint has just answered so."""
+        ...
+
     def diverted(self, exchange: "Exchange", attempt: Attempt) -> None:
         """No connection to an attempt's route was made in the time that it should have taken."""
         ...
@@ -138,7 +146,7 @@ class Fleet(Protocol):
         """An attempt failed through its route's fault."""
         ...
 
-    def cooled(self, attempt: Attempt, seconds: float, now: float) -> None:
+    def cooled(self, exchange: "Exchange", attempt: Attempt, seconds: float, now: float) -> None:
         """A route asked to be left alone for so many seconds."""
         ...
 
@@ -163,6 +171,9 @@ class Exchange:
             caller's own timeouts allow.
         talk: the conversation it belongs to, if any.
         at_once: nothing is known of any route: open connections to all of them at the same time.
+
+    Attributes:
+        stopped: why the request was not sent to yet another endpoint, when one had failed (`ExchangeEnded.stopped`).
     """
 
     __slots__ = (
@@ -182,6 +193,7 @@ class Exchange:
         "call",
         "delivered",
         "number",
+        "stopped",
         "talk",
     )
 
@@ -214,6 +226,7 @@ class Exchange:
         self._one_other: Attempt | None = None
         self.attempts: list[Attempt] = []
         self.delivered: Attempt | None = None
+        self.stopped: str | None = None
 
     def start(self, now: float) -> Command:
         """Set out."""
@@ -238,14 +251,25 @@ class Exchange:
         assert_never(event)
 
     def settle(
-        self, attempt: Attempt, how: str, now: float, *, failure: Failure = Failure.TRUNCATED, detail: str = ""
+        self,
+        attempt: Attempt,
+        how: str,
+        now: float,
+        *,
+        failure: Failure = Failure.TRUNCATED,
+        detail: str = "",
+        status: int | None = None,
     ) -> None:
-        """The delivered body is over: `complete`, `closed` (by the caller) or `interrupted`, by which `failure`."""
+        """The delivered body is over: `complete`, `closed` (by the caller) or `interrupted`, by which `failure`.
+
+        Args:
+            status: the status code that an error event named.
+        """
         if attempt.ended is not None:
             return
         if how == "interrupted":
-            attempt.failure, attempt.detail = failure, detail
-            if failure is Failure.TRUNCATED and not attempt.on_global:  # an error event may be the request's fault
+            attempt.failure, attempt.detail, attempt.error_status = failure, detail, status
+            if not attempt.on_global and (status is None or status >= 500):
                 self._fleet.blamed(self, attempt, now, unreachable=False)
         self._over(attempt, now, how=how)
 
@@ -343,6 +367,8 @@ class Exchange:
             attempt.failure = None  # the caller's own mistake, told in the stream
             return self._deliver(attempt, now)
         self._judge(attempt, rule, status, now)
+        if status is not None and rule.blame is Blame.IF_OTHERS_ANSWER:
+            self._fleet.said(attempt.endpoint, status, now)
         if attempt.ended is None:
             self._over(attempt, now, how="discarded" if attempt.status else None)
         spare = attempt.on_global or self._on_routes < MOST_ON_ROUTES
@@ -353,6 +379,7 @@ class Exchange:
             if (following := (attempt.key + 1) % keys) != first:
                 return self._send(attempt.endpoint, "next_key", now, key=following)
         if self._is_answer(attempt, rule, status):
+            self.stopped = "pinned" if self._pinned else "answer"
             return self._conclude(attempt, now)
         live = [other for other in self.attempts if other.ended is None]
         if all(other.rescued for other in live) and (command := self._move(attempt, rule, now)):
@@ -384,7 +411,7 @@ class Exchange:
                 self._fleet.blamed(self, attempt, now, unreachable=True)
             return
         if status == 429 or (status == 503 and attempt.wait is not None):
-            self._fleet.cooled(attempt, 1.0 if attempt.wait is None else attempt.wait, now)
+            self._fleet.cooled(self, attempt, 1.0 if attempt.wait is None else attempt.wait, now)
         if rule.blame is Blame.OPEN or (rule.blame is Blame.COUNT and self.call.retry == 0):
             self._fleet.blamed(self, attempt, now, unreachable=rule.blame is Blame.OPEN)
 
@@ -400,18 +427,24 @@ class Exchange:
         only_global = False
         if self._one_other is not None and attempt.sent and rule.again is not Again.ELSEWHERE:
             if not (_is_refusal(attempt) and _is_refusal(self._one_other)):
+                self.stopped = "second_opinion"
                 return None
             only_global = True  # whose key and model are the caller's own: the routes' may be mistaken alike
         if self.call.retry and sum(a.sent and not a.stale for a in self.attempts) >= MOST_ATTEMPTS_OF_A_RETRY:
+            self.stopped = "sdk_retry"
             return None
         if self._out_of_time(now):
+            self.stopped = "deadline"
             return None
+        self.stopped = "exhausted"
         given_up = {a.endpoint.name for a in self.attempts if a.failure is Failure.OVERTAKEN}
         others = [a for a in self.attempts if a.failure is not Failure.OVERTAKEN]
         tried = {a.endpoint.name for a in others if a.sent or a.ended is None or not rescue}
         self._ranked = None
         ranking = [c for c in self._ranking(now) if c.route.name not in tried]
         ranking.sort(key=lambda c: c.route.name in given_up)  # they have not had their chance: when nobody else is left
+        if rule.blame is Blame.IF_OTHERS_ANSWER:  # the opinion of who has just said the same is known
+            ranking.sort(key=lambda c: self._fleet.has_said(c.route, attempt.error_status, now))
         if self.call.retry and attempt.sent:  # the plain SDK would have sent its retry to global in the first place
             only_global |= any(c.route.kind is Kind.GLOBAL for c in ranking)
         for candidate in ranking:
@@ -426,14 +459,16 @@ class Exchange:
                 continue
             if rule.again is Again.OTHER_KEY and self._fleet.same_key(self.call, attempt.endpoint, route):
                 continue
-            if rule.again is Again.OTHER_MODEL and self._model_at(attempt.endpoint) == self._model_at(route):
+            if rule.again is Again.OTHER_MODEL and self.model_at(attempt.endpoint) == self.model_at(route):
                 continue
             promised = free and self._is_promised(candidate, rule, attempt.error_status, now)
             if attempt.sent and not promised and not self._fleet.replay(now):
+                self.stopped = "budget"
                 self._starved |= not rescue and rule.again is Again.ELSEWHERE and candidate.reason != "last_resort"
                 continue
             if rule.again is not Again.ELSEWHERE and self._one_other is None:
                 self._one_other = attempt
+            self.stopped = None
             self._moves += attempt.sent
             # What was passed over here must not get the request by way of a connection race.
             race = not on_global and rule.again not in (Again.OTHER_KEY, Again.OTHER_MODEL)
@@ -452,7 +487,7 @@ class Exchange:
             return True
         return self._moves == 0 and not self.call.retry and candidate.reason != "last_resort"
 
-    def _model_at(self, route: Route) -> str | None:
+    def model_at(self, route: Route) -> str | None:
         """The model that an endpoint is asked for."""
         as_made = self.call.addressed is None if route.kind is Kind.GLOBAL else self.call.addressed == route.name
         return self.call.model if as_made else route.model_for(self.call.model)
@@ -507,7 +542,8 @@ class Exchange:
                 if attempt.reason == "hedge" and attempt.content_at is not None and other.number < attempt.number:
                     self._fleet.outpaced(self, other, now)
                 elif other.rescued and attempt.content_at is not None:  # somebody else did answer
-                    other.failure, other.detail = Failure.SILENCE, "silence: no answer came"
+                    though = "though its probes are answered" if other.slow else "nor is a probe of it answered"
+                    other.failure, other.detail = Failure.SILENCE, f"silence: no answer came, {though}"
                     self._fleet.blamed(self, other, now, unreachable=False)
                 self._over(other, now, how="superseded")
         return Deliver(attempt, final)

@@ -73,6 +73,21 @@ class Known:
             return "busy", inf
         return "suspect" if self.silence.suspect else None, inf
 
+    def trouble(self, now: float) -> str:
+        """What stands in its way, and since when or for how long, in words; nothing: nothing does."""
+        words: list[str] = []
+        if self.breaker.state is not State.CLOSED:
+            words.append(f"for {now - self.breaker.since:.0f} s")
+            if self.last_failure is not None:
+                words.append(f"({self.last_failure[0]})")
+        for why, until in self.quarantine.values():
+            if now < until:
+                words.append(f"({why}, {until - now:.0f} s left)")
+                break
+        if now < self.cooldown_until:
+            words.append(f"(asked to be left alone, {self.cooldown_until - now:.1f} s left)")
+        return " ".join(words)
+
     def asked_by(self, exchange: int) -> None:
         """An exchange waits for a verification."""
         if exchange and exchange not in self.askers and len(self.askers) < MOST_ASKERS:

@@ -293,6 +293,7 @@ class Candidate:
         reason: why it stands where it stands: what `Choice.reason` says of the first; `next`, `suspect` (it owes an
             answer and says nothing), `fallback` (global), `last_resort` (an open route), `pinned`, or why it
             is not asked: `busy` (its trial is under way), `cooldown`, `quarantine`, `drained`, `region`.
+        note: what stands in its way, since when or for how long, in words.
     """
 
     route: Route
@@ -300,10 +301,11 @@ class Candidate:
     state: str
     reason: str
     parts: Score | None = None
+    note: str = ""
 
     def __str__(self) -> str:
         """All of it in a line, for people."""
-        said = f"{self.route.name}: {self.reason}, {self.state}"
+        said = f"{self.route.name}: {self.reason}, {self.state}" + (f" {self.note}" if self.note else "")
         if self.score is None or self.parts is None:
             return said
         near, service, error, load = (self.parts.round_trip, self.parts.service, self.parts.error, self.parts.load)

@@ -20,6 +20,7 @@ from smartroute.events import (
     CertificateExpiring,
     CertificateRefused,
     ConnectivityChanged,
+    Cooled,
     Event,
     ExchangeEnded,
     ExchangeStarted,
@@ -110,7 +111,9 @@ class Telemetry:
                 self._spans.passed_through(event)
             case ConnectivityChanged():
                 self._metrics.connectivity_changed(event)
-            case Quarantined() | KeyRefused() | CertificateRefused() | CertificateExpiring():
+            case Cooled() | Quarantined():
+                self._spans.avoided(event)
+            case KeyRefused() | CertificateRefused() | CertificateExpiring():
                 pass  # for people: they are in the log
             case _:
                 assert_never(event)

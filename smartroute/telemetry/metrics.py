@@ -24,8 +24,8 @@ from smartroute.telemetry.spans import OpenAttempt, OpenExchange
 
 __all__ = ["SECOND_ATTEMPTS", "Metrics"]
 
-SECOND_ATTEMPTS = frozenset(("failover", "next_key", "stale_connection", "connection_race", "rescue", "hedge"))
-"""Reasons of attempts that were made because of another."""
+SECOND_ATTEMPTS = frozenset(("failover", "next_key", "stale_connection", "rescue", "hedge"))
+"""Reasons of attempts that were made because of another one that was sent."""
 
 
 class Metrics:

@@ -24,10 +24,12 @@ from smartroute.events import (
     AttemptOverdue,
     AttemptStarted,
     BreakerChanged,
+    Cooled,
     ExchangeEnded,
     ExchangeStarted,
     PassedThrough,
     ProbeEnded,
+    Quarantined,
     VerificationStarted,
 )
 from smartroute.policy.selection import Candidate
@@ -129,6 +131,7 @@ class Spans:
             given(
                 {
                     "gen_ai.request.model": event.model,
+                    "smartroute.exchange": event.exchange,
                     "smartroute.path": event.path,
                     "smartroute.streaming": event.streaming,
                     "smartroute.candidates": [candidate.route.name for candidate in event.candidates],
@@ -161,6 +164,7 @@ class Spans:
                     "smartroute.attempt": event.attempt,
                     "smartroute.reason": event.reason,
                     "smartroute.explanation": None if known is None else str(known),
+                    "gen_ai.request.model": event.model,
                     **_endpoint(event.endpoint),
                 }
             ),
@@ -233,6 +237,7 @@ class Spans:
                         "smartroute.attempts": event.attempts,
                         "smartroute.delivered.attempt": event.delivered,
                         "smartroute.time_to_first_token": event.first_content if exchange.streaming else None,
+                        "smartroute.stopped": event.stopped,
                         "error.type": exchange.error,
                     }
                 )
@@ -256,6 +261,23 @@ class Spans:
                     "smartroute.breaker.after": event.after,
                     "smartroute.breaker.cause": event.cause,
                 },
+            )
+
+    def avoided(self, event: Cooled | Quarantined) -> None:
+        """A route is left alone for a while: say so in the span of the exchange that caused it."""
+        exchange = None if event.exchange is None else self._exchanges.get(event.exchange)
+        if exchange is not None:
+            why = "cooldown" if isinstance(event, Cooled) else "quarantine"
+            exchange.span.add_event(
+                "smartroute.route.avoided",
+                given(
+                    {
+                        "smartroute.endpoint.name": event.route.name,
+                        "smartroute.reason": why,
+                        "smartroute.seconds": event.seconds,
+                        "http.response.status_code": event.status,
+                    }
+                ),
             )
 
     def verification_started(self, event: VerificationStarted) -> None:

@@ -37,6 +37,7 @@ class AiohttpIncoming(Incoming):
 
     def __init__(self) -> None:
         super().__init__()
+        self.release()
         loop = asyncio.get_running_loop()
         self._reader = HttpResponseParser(
             _Flow(loop),
@@ -58,28 +59,33 @@ class AiohttpIncoming(Incoming):
             self._feed_body(data)
         else:
             self._feed_head(data)
+        self._count(data)
 
     def _feed_head(self, data: bytes) -> None:
-        self._size += len(data)
         self._start = max(0, len(self._raw) - 2)
         self._raw += data
         if not self._raw.startswith(b"HTTP/"[: len(self._raw)]):
             self._refuse("The response is not HTTP.")
-        elif self._size > MOST_OF_HEAD:
-            self._refuse("The head of the response is too large.")
         # Each head is parsed on its own: with something wrong behind it, the parser would not tell of it.
         while self.error is None and (blank := _BLANK_LINE.search(self._raw, self._start)):
             head, self._raw, self._start = bytes(self._raw[: blank.end()]), self._raw[blank.end() :], 0
+            if not head.startswith(b"HTTP/"):  # the body of an informational response, which has none
+                self._refuse("The response is not HTTP.")
+                break
             for message, payload in self._parse(head):
                 codings = message.headers.getall("transfer-encoding", ())
-                if message.code < 100 or any(coding.strip().lower() != "chunked" for coding in codings):
+                if (
+                    message.code < 100
+                    or message.code == 101
+                    or any(coding.strip().lower() != "chunked" for coding in codings)
+                ):
                     self._refuse("The response is not HTTP/1.1 as we understand it.")
-                elif message.code >= 200 or message.code == 101:
+                elif message.code >= 200:
                     self.status, self._payload = message.code, payload
                     self.version = b"%d.%d" % message.version
                     self.reason = (message.reason or "").encode(errors="surrogateescape")
                     self.headers = [(name, value.strip(b" \t")) for name, value in message.raw_headers]
-                    self.reusable = not message.should_close and message.code != 101
+                    self.reusable = not message.should_close
                     self._feed_body(bytes(self._raw))
                     return
 

@@ -337,6 +337,9 @@ class AsyncWire(httpcore2.AsyncNetworkBackend):
         except BaseException:
             sock.close()
             raise
+        if self.retirement.closed:  # meanwhile
+            await stream.aclose()
+            raise httpcore2.ConnectError("the client was closed")
         return stream
 
     async def aclose(self) -> None:

@@ -63,6 +63,7 @@ class Shelf(Generic[Stream]):
         self._lock = threading.Lock()
         self._idle: list[Connection[Stream]] = []  # the one that was used last is at the end
         self._busy: set[Connection[Stream]] = set()
+        self._closed = False
 
     @property
     def connections(self) -> Sequence[Connection[Stream]]:
@@ -91,7 +92,7 @@ class Shelf(Generic[Stream]):
         now = time.monotonic()
         closing: list[Connection[Stream]] = []
         with self._lock:
-            if keep and connection in self._busy:
+            if keep and connection in self._busy and not self._closed:
                 connection.kept_until = now + self._keepalive
                 self._idle.append(connection)
             else:
@@ -102,8 +103,9 @@ class Shelf(Generic[Stream]):
         return closing
 
     def clear(self) -> list[Connection[Stream]]:
-        """Give all connections, to be closed."""
+        """Give all connections, to be closed. From now on none is kept."""
         with self._lock:
+            self._closed = True
             closing = [*self._idle, *self._busy]
             self._idle.clear()
             self._busy.clear()
@@ -128,6 +130,7 @@ class _Answer(Generic[Stream]):
 
     def _end(self) -> bool:
         """Whether its connection may be kept: all of it has been read, though perhaps not handed on."""
+        self._incoming.release()
         return self._incoming.over and self._incoming.reusable
 
 
@@ -178,10 +181,10 @@ class SyncDirectPool:
             while not incoming.has_begun():
                 incoming.feed(stream.read(READ_SIZE, limit))
             incoming.reusable &= not is_last
+            return SyncAnswer(self, connection, incoming, limit)
         except BaseException:
             self.give_back(connection, keep=False)
             raise
-        return SyncAnswer(self, connection, incoming, limit)
 
     def close(self) -> None:
         """Close all connections, those in use too."""
@@ -301,10 +304,10 @@ class AsyncDirectPool:
             while not incoming.has_begun():
                 incoming.feed(await stream.read(READ_SIZE, limit))
             incoming.reusable &= not is_last
+            return AsyncAnswer(self, connection, incoming, limit)
         except BaseException:
             await self.give_back(connection, keep=False)
             raise
-        return AsyncAnswer(self, connection, incoming, limit)
 
     async def aclose(self) -> None:
         """Close all connections, those in use too."""

@@ -29,7 +29,7 @@ from smartroute.policy.outcome import Failure, retry_after
 from smartroute.policy.patience import LATE
 from smartroute.policy.schedule import Finding
 from smartroute.route import Kind
-from smartroute.settings import NEVER_FORWARDED
+from smartroute.settings import NEVER_FORWARDED, is_switched_off
 from smartroute.transport.connect import failure_of, is_refused_stream
 from smartroute.transport.family import text_of
 from smartroute.transport.http1 import Outgoing
@@ -162,7 +162,7 @@ class DriverBase:
         self.looks_after = not options.get("http2")
         self.chores: SimpleQueue[Callable[[], object]] = SimpleQueue()
         _drivers.add(self)
-        self._routing = bool(router.config.routes) and not router.config.disabled
+        self._routing = bool(router.config.routes) and not router.config.disabled and not is_switched_off(os.environ)
         urls = [route.url for route in router.config.routes] + [router.config.global_url or ""]
         if "verify" in options or any(url.startswith("https:") for url in urls):
             _ = self.pool_options.ssl_context  # now, as the libraries do: later it would stop an event loop
@@ -344,20 +344,27 @@ class DriverBase:
         *,
         failure: Failure = Failure.TRUNCATED,
         detail: str = "",
+        status: int | None = None,
     ) -> None:
         """The delivered body is over: `complete`, `closed` or `interrupted`, by which `failure`."""
         attempt = flight.watch.attempt
-        exchange.settle(attempt, how, self.clock(), failure=failure, detail=detail)
+        exchange.settle(attempt, how, self.clock(), failure=failure, detail=detail, status=status)
         failed = attempt.failure is not None or (attempt.status or 0) >= 400
         outcome = "interrupted" if how == "interrupted" else "failed" if failed else "answered"
         self.router.finish(exchange, outcome)
 
     def settle_stream(
-        self, flight: Flight, how: str, *, failure: Failure = Failure.TRUNCATED, detail: str = ""
+        self,
+        flight: Flight,
+        how: str,
+        *,
+        failure: Failure = Failure.TRUNCATED,
+        detail: str = "",
+        status: int | None = None,
     ) -> None:
         """A stream is over. Who says so first is heard."""
         if exchange := self.open_streams.pop(flight, None):
-            self.settle(exchange, flight, how, failure=failure, detail=detail)
+            self.settle(exchange, flight, how, failure=failure, detail=detail, status=status)
 
     def settle_streams(self) -> None:
         """The client is closed, and with it its streams: of one forgotten later nobody would read the note."""
@@ -396,7 +403,9 @@ class DriverBase:
         self.router.secured(attempt)
         sick = failure or (str(status) if status is not None and status >= 500 else None)
         sent_at = attempt.sent_at or attempt.started
-        detail = "" if failure is None or error is None else describe(failure, error)
+        detail = f"status {status}" if failure is None and sick else ""
+        if failure is not None and error is not None:
+            detail = describe(failure, error)
         if failure is Failure.DEADLINE:
             detail = f"{failure}: no answer in {claim.limit * 1000:.0f} ms"
         self.router.probed(
@@ -487,26 +496,39 @@ class BodyBase:
             return None
         detail = "the stream ended before it was complete"
         self._settle("interrupted", detail=detail)
-        return self._driver.family.RemoteProtocolError(f"{attempt.endpoint.name}: {detail}", request=self._request)
+        error = self._driver.family.RemoteProtocolError(f"{attempt.endpoint.name}: {detail}", request=self._request)
+        return self._noted(error, detail)
 
     def _broken(self, error: Exception) -> Exception:
         """Reading failed. Returns the exception for the caller."""
         if isinstance(error, OSError):
             error = _with_cause(httpcore2.ReadError(str(error)), error)
-        self._settle("interrupted", detail=describe(failure_of(error, self._flight.watch), error))
-        return self._driver.mapped(error, self._request)
+        failure = failure_of(error, self._flight.watch)
+        detail = describe(failure, error)
+        self._settle("interrupted", failure=failure, detail=detail)
+        return self._noted(self._driver.mapped(error, self._request), detail)
 
     def _closed(self) -> None:
         """The caller closed it. After an error event that was no choice of the caller's."""
-        if self._tail is not None and self._tail.failed:
-            self._settle("interrupted", failure=Failure.ERROR_EVENT, detail="an error event")
+        failed, status = (False, None) if self._tail is None else self._tail.error
+        if failed:
+            detail = f"an error event ({status or 'no status'})"
+            self._settle("interrupted", failure=Failure.ERROR_EVENT, detail=detail, status=status)
         else:
             self._settle("closed")
 
-    def _settle(self, how: str, *, failure: Failure = Failure.TRUNCATED, detail: str = "") -> None:
+    def _settle(
+        self, how: str, *, failure: Failure = Failure.TRUNCATED, detail: str = "", status: int | None = None
+    ) -> None:
         if not self._over:
             self._over = True
-            self._driver.settle_stream(self._flight, how, failure=failure, detail=detail)
+            self._driver.settle_stream(self._flight, how, failure=failure, detail=detail, status=status)
+
+    def _noted(self, error: Exception, detail: str) -> Exception:
+        """The caller's exception, with a note of who broke off."""
+        attempt = self._attempt
+        error.add_note(f"smartroute: {attempt.endpoint.name} broke off after {attempt.chunks} chunks ({detail})")
+        return error
 
 
 _WORDS = {

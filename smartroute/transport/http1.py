@@ -1,7 +1,8 @@
 """HTTP/1.1 without any I/O: a request as bytes, and a response from bytes.
 
-Reading is llhttp's (Node.js' parser, by httptools), in its strict mode. What is ours is what a client needs around it:
-where a head ends, what a connection is good for afterwards, and that nothing behind an answer answers anybody.
+Reading is llhttp's (Node.js' parser, by httptools), as strict as h11, which reads for the plain SDK, or stricter. What
+is ours is what a client needs around it: where a head ends, what a connection is good for afterwards, and that nothing
+behind an answer answers anybody.
 """
 
 import re
@@ -9,14 +10,15 @@ from collections import deque
 from dataclasses import dataclass, field
 
 import httpcore2
-from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
+from httptools import HttpParserCallbackError, HttpParserError, HttpParserUpgrade, HttpResponseParser
 
 __all__ = ["MOST_OF_HEAD", "Header", "Incoming", "Outgoing"]
 
 Header = tuple[bytes, bytes]
 
 MOST_OF_HEAD = 100 * 1024
-"""Bytes in which the head of a response must have come; httpcore's limit."""
+"""Bytes in which the head of a response must have come; and that may come later without a piece of its body or its end
+(trailers, extensions of chunks). httpcore's limit."""
 _TOKEN = rb"[-!#$%&'*+.^_`|~0-9A-Za-z]+"
 _HEAD = re.compile(rb"%b [!-~]+ HTTP/1\.1\r\n(?:%b: (?:[^\x00\s]+(?:[ \t]+[^\x00\s]+)*)?\r\n)*\r\n" % (_TOKEN, _TOKEN))
 """A request's head as h11 lets it pass, and RFC 9110 (5.1, 5.5)."""
@@ -58,7 +60,10 @@ class Incoming:
         self.over = False
         self.reusable = False
         self.error: httpcore2.RemoteProtocolError | None = None
-        self._parser = HttpResponseParser(self)
+        parser = HttpResponseParser(self)
+        # What h11 reads too, and reads alike:
+        parser.set_dangerous_leniencies(lenient_chunked_length=True, lenient_spaces_after_chunk_size=True)
+        self._parser: HttpResponseParser | None = parser
         self._framed = False
         self._informs = False
         self._size = 0
@@ -69,7 +74,7 @@ class Incoming:
         Raises:
             RemoteProtocolError: it is no response.
         """
-        if self.error is not None:
+        if self.status == 0 and self.error is not None:
             raise self.error
         return self.status != 0
 
@@ -90,20 +95,34 @@ class Incoming:
         if not data:
             self._end()
             return
-        if self.status == 0:
-            self._size += len(data)
-            if self._size > MOST_OF_HEAD:
-                self._refuse("The head of the response is too large.")
-                return
+        if self._parser is None:
+            self.reusable = False  # something behind the answer
+            return
         try:
             self._parser.feed_data(data)
-        except HttpParserUpgrade:
-            self.over, self.reusable = True, False
-        except HttpParserError as error:
+        except HttpParserCallbackError as error:  # not the answer's fault: Ctrl-C, or what a signal's handler raised
+            raise error.__context__ or error from None
+        except (HttpParserError, HttpParserUpgrade) as error:
             if self.over:
                 self.reusable = False  # what comes behind it is not its fault
             else:  # without its text, which may quote the answer
                 self._refuse(f"The response is not HTTP/1.1: {type(error).__name__}.")
+        self._count(data)
+        if self.over or self.error is not None:
+            self.release()
+
+    def release(self) -> None:
+        """Nothing more will be read: part with the parser, which holds this object as this one holds the parser."""
+        self._parser = None
+
+    def _count(self, data: bytes) -> None:
+        """Take note of how much came without bringing anything: no timeout ends what comes without end."""
+        if self.pieces or self.over:
+            self._size = 0
+        else:
+            self._size += len(data)
+            if self._size > MOST_OF_HEAD:
+                self._refuse("The head of the response, or what frames its body, is too large.")
 
     def _end(self) -> None:
         self.reusable = False
@@ -139,30 +158,30 @@ class Incoming:
 
     def on_headers_complete(self) -> None:
         """The head is whole."""
-        if self.over:
-            return
         parser = self._parser
+        if self.over or parser is None:
+            return
         status = parser.get_status_code()
-        self._informs = 100 <= status < 200 and status != 101
+        self._informs = 100 <= status < 200 and status != 101  # which nobody asked for
         if self._informs:
             return
         self.reusable = parser.should_keep_alive()
         for name, value in self.headers:
             lower = name.lower()
-            if lower == b"transfer-encoding":
+            if lower in (b"transfer-encoding", b"content-length"):
+                self.reusable &= not self._framed  # told twice, and perhaps understood otherwise on the way
                 self._framed = True
-                if value.lower() != b"chunked":
+                if lower == b"transfer-encoding" and value.lower() != b"chunked":
                     self._refuse("The response has a transfer coding that nobody asked for.")
-            elif lower == b"content-length":
-                self._framed = True
         self.version = parser.get_http_version().encode()
-        if status < 100 or not self.version.startswith(b"1."):
+        if status < 200 or not self.version.startswith(b"1."):
             self._refuse("The response is not HTTP/1.1 as we understand it.")
-        self.status = status
+        if self.error is None:
+            self.status = status
 
     def on_body(self, piece: bytes) -> None:
         """A piece of the body."""
-        if not self.over:
+        if self.status and not self.over:  # informational responses have none, whatever they say
             self.pieces.append(piece)
 
     def on_message_complete(self) -> None:

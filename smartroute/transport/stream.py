@@ -25,7 +25,7 @@ CHUNK_OVERHEAD = 48
 MOST_CHUNKS, TINY = 256, 1024
 """So many chunks of a body become one if they are smaller than that in the mean (bytes), for the same reason."""
 _DONE = re.compile(rb"[\r\n]data: ?\[DONE\]")
-_FAILED = re.compile(rb'[\r\n]data: ?\{\s*"error"\s*:\s*[{"]')
+_FAILED = re.compile(rb'(?P<name>[\r\n]data: ?)\{\s*"error"\s*:\s*[{"]')
 _LINE_END = re.compile(rb"[\r\n]")
 _FINISHED = re.compile(rb'"finish_reason"\s*:\s*"[^"]')
 TAIL = 4096
@@ -233,9 +233,16 @@ class Tail:
         return _DONE.search(self._bytes) is not None
 
     @property
-    def failed(self) -> bool:
-        """Whether it has come to an error event, of which the SDK makes an exception."""
-        return _FAILED.search(self._bytes) is not None
+    def error(self) -> tuple[bool, int | None]:
+        """Whether it has come to an error event, of which the SDK makes an exception; and the status that it names."""
+        found = _FAILED.search(self._bytes)
+        if found is None:
+            return False, None
+        line = _LINE_END.split(self._bytes[found.end("name") :], 1)[0]
+        try:
+            return True, status_of_error(json.loads(line)["error"])
+        except (ValueError, KeyError, TypeError):
+            return True, None
 
     @property
     def complete(self) -> bool:

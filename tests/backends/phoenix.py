@@ -28,7 +28,8 @@ __all__ = ["main"]
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
-PICTURE = ROOT / "docs" / "trace-failover.png"
+PICTURE = ROOT / ".venvs" / "trace-failover.png"
+"""Where the picture goes by default; that of the docs is `--picture docs/trace-failover.png`."""
 PROJECT = "default"
 START_UP = 180.0
 """Seconds that Phoenix may take until it answers."""

@@ -281,7 +281,8 @@ def _counts(answers: Answers) -> Iterator[str]:
     told = (sum(counts.values()), counts.get("failed", 0) + counts.get("interrupted", 0))
     if told != (made := (len(calls), sum(call.failed for call in calls))):
         yield f"calls made and failed: {made}; counted are {counts}"
-    fallbacks, counted = sum(call.route == GLOBAL for call in calls), answers.now("sum(smartroute_fallbacks_total)")
+    fallbacks = sum(call.route == GLOBAL and not call.failed for call in calls)
+    counted = answers.now("sum(smartroute_fallbacks_total)")
     if counted != {"": fallbacks}:
         yield f"global answered {fallbacks} calls; counted are {counted}"
     if any((left := answers.now("sum by (smartroute_endpoint_name) (smartroute_attempts_in_flight)")).values()):

@@ -179,6 +179,7 @@ class PlainFleet:
         self.budget, self.hedges = replays(self.clock()), hedges(self.clock())
         self.flying: Counter[str] = Counter()
         self.agreed_at: dict[int | None, float] = {}
+        self.statuses: set[tuple[str, int | None]] = set()
         self.rankings = 0
         self.departures = 0
         self.learned: list[str] = []
@@ -249,6 +250,12 @@ class PlainFleet:
     def is_unanimous(self, status: int | None, now: float) -> bool:
         return now < self.agreed_at.get(status, -inf) + 10.0
 
+    def said(self, route: Route, status: int, now: float) -> None:
+        self.statuses.add((route.name, status))
+
+    def has_said(self, route: Route, status: int | None, now: float) -> bool:
+        return (route.name, status) in self.statuses
+
     def departed(self, exchange: Exchange, attempt: Attempt) -> None:
         self.flying[attempt.endpoint.name] += 1
         self.departures += 1
@@ -270,7 +277,7 @@ class PlainFleet:
         if unreachable:
             self.unreachables.add(attempt.endpoint.name)
 
-    def cooled(self, attempt: Attempt, seconds: float, now: float) -> None:
+    def cooled(self, exchange: Exchange, attempt: Attempt, seconds: float, now: float) -> None:
         self.waits[attempt.endpoint.name] = seconds
 
     def refused(self, exchange: Exchange, attempt: Attempt, now: float) -> None:

@@ -343,7 +343,7 @@ def test_routes_that_are_mistaken_alike_do_not_keep_a_request_from_global(build:
     assert world.quarantined("a") == world.quarantined("b") == (status not in (402, 412))
 
 
-@pytest.mark.parametrize("status", [408, 409, 425, 500])
+@pytest.mark.parametrize("status", [408, 409, 425])
 def test_where_second_opinions_have_just_been_the_same_another_costs_a_token(build: Build, status: int) -> None:
     world = build("a", "b", "c")
     alike = {"a": says(status), "b": says(status)}
@@ -413,11 +413,27 @@ def test_a_500_counts_when_another_endpoint_answers(build: Build) -> None:
 
 def test_a_poison_request_is_nobodys_fault(build: Build) -> None:
     world = build("a", "b", "c")
+    poisoned = {"a": says(500), "b": says(500), "c": says(500), "worldwide": says(500)}
+    asked: list[str] = []
     for _ in range(5):
-        end, flight = fly(world, STREAM, a=says(500), b=says(500))
+        end, flight = fly(world, STREAM, **poisoned)
         assert isinstance(end, Deliver)
-        assert (end.attempt.status, flight.path) == (500, ["a", "b"])
+        assert (end.attempt.status, flight.path[0], len(flight.path)) == (500, "a", 2)
+        asked.append(flight.path[1])
+    assert asked == ["b", "c", "global", "b", "b"]  # each once, before anybody is asked again
     assert [world.failures(name) for name in "abc"] == [0, 0, 0]
+
+
+def test_two_sick_routes_do_not_acquit_each_other(build: Build) -> None:
+    """The second opinion about a 500 is that of somebody who has not just said the same."""
+    world = build("a", "b", "c")
+    sick = {"a": says(500), "b": says(500), "c": streams()}
+    assert fly(world, STREAM, **sick)[1].path == ["a", "b"]
+    for failures in (1, 2):
+        end, flight = fly(world, STREAM, **sick)
+        assert isinstance(end, Deliver)
+        assert (end.attempt.status, flight.path) == (200, ["a", "c"])
+        assert world.failures("a") == failures
 
 
 def test_a_500_counts_when_global_answers(build: Build) -> None:

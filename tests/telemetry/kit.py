@@ -134,7 +134,9 @@ def sent(
 ) -> AttemptStarted:
     url = url or f"{endpoint.url}/chat/completions"
     sent_along = [] if headers is None else headers
-    return AttemptStarted(exchange, attempt, endpoint, "POST", url, reason, sent_along, candidate, attempt - 1)
+    return AttemptStarted(
+        exchange, attempt, endpoint, "POST", url, reason, sent_along, candidate, "llama-sent", attempt - 1
+    )
 
 
 def ended(

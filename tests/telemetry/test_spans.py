@@ -1,9 +1,11 @@
 """The span tree: names, attributes, events and statuses."""
 
+from dataclasses import replace
+
 import pytest
 from opentelemetry.trace import SpanKind, StatusCode
 
-from smartroute.events import AttemptOverdue, BreakerChanged, PassedThrough
+from smartroute.events import AttemptOverdue, BreakerChanged, Cooled, PassedThrough, Quarantined
 from smartroute.policy.outcome import Failure
 from smartroute.policy.selection import Candidate
 from tests.telemetry.kit import (
@@ -31,6 +33,7 @@ def test_a_healthy_call(backend: Backend) -> None:
     assert (attempt.name, attempt.kind, attempt.parent) == ("POST", SpanKind.CLIENT, route.get_span_context())
     assert dict(route.attributes or {}) == {
         "gen_ai.request.model": "llama",
+        "smartroute.exchange": 1,
         "smartroute.path": "/chat/completions",
         "smartroute.streaming": True,
         "smartroute.candidates": (
@@ -53,6 +56,7 @@ def test_a_healthy_call(backend: Backend) -> None:
         "http.response.status_code": 200,
         "http.response.header.x-request-id": ("r1",),
         "http.response.header.via": ("a", "b"),
+        "gen_ai.request.model": "llama-sent",
         "smartroute.attempt": 1,
         "smartroute.reason": "best",
         "smartroute.explanation": str(started().candidates[0]),
@@ -209,6 +213,34 @@ def test_the_error_of_a_failed_call_is_that_of_the_answer_which_the_caller_got(b
 
     assert (backend.route.attributes or {})["error.type"] == "429"
     assert backend.route.status.description == "failed: 429"
+
+
+def test_a_failed_call_says_why_nobody_else_was_asked(backend: Backend) -> None:
+    stopped = replace(done("failed", ARIZONA), stopped="budget")
+    backend.feed(started(), sent(), refused(), stopped)
+
+    assert (backend.route.attributes or {})["smartroute.stopped"] == "budget"
+
+
+def test_a_route_that_is_left_alone_is_an_event_of_what_caused_it(backend: Backend) -> None:
+    backend.feed(started(), Cooled(ARIZONA, 429, 5.0, 1), Quarantined(FRANKFURT, 401, None, 300.0, 1), done())
+    backend.feed(Cooled(ARIZONA, 429, 5.0, None))
+
+    told = [dict(event.attributes or {}) for event in backend.route.events if event.name == "smartroute.route.avoided"]
+    assert told == [
+        {
+            "smartroute.endpoint.name": "us-arizona-1",
+            "smartroute.reason": "cooldown",
+            "smartroute.seconds": 5.0,
+            "http.response.status_code": 429,
+        },
+        {
+            "smartroute.endpoint.name": "frankfurt",
+            "smartroute.reason": "quarantine",
+            "smartroute.seconds": 300.0,
+            "http.response.status_code": 401,
+        },
+    ]
 
 
 def test_an_attempt_that_is_overdue_says_so_in_its_span(backend: Backend) -> None:

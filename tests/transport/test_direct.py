@@ -21,7 +21,7 @@ from smartroute.testing import Region
 from smartroute.transport.aiohttp import AiohttpPool
 from smartroute.transport.async_wire import AsyncWire
 from smartroute.transport.core import AsyncCorePool, SyncCorePool
-from smartroute.transport.direct import AsyncDirectPool, SyncAnswer, SyncDirectPool
+from smartroute.transport.direct import AsyncDirectPool, Connection, Shelf, SyncAnswer, SyncDirectPool
 from smartroute.transport.http1 import MOST_OF_HEAD, Outgoing
 from smartroute.transport.sync_wire import SyncWire
 from tests.test_imports import loaded_by
@@ -377,6 +377,22 @@ async def test_connections_that_are_not_needed_expire(pool: Make) -> None:
                 await read(ours, get(near.url))  # each time over the same
             assert first not in ours.connections
             assert last in ours.connections or last.has_expired()
+
+
+async def test_a_connection_that_comes_when_the_pool_is_being_closed_is_not_kept(
+    pool: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add = Shelf.add
+
+    def add_too_late(shelf: Shelf[Any], stream: Any) -> Connection[Any]:
+        assert shelf.clear() == []
+        return add(shelf, stream)
+
+    monkeypatch.setattr(Shelf, "add", add_too_late)
+    with tape(WHOLE) as server:
+        async with pool() as ours:
+            assert await read(ours, get(server.url)) == b"body"
+            assert ours.connections == []
 
 
 # --- What is asked of it in vain -----------------------------------------------------------------------------

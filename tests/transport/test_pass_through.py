@@ -263,3 +263,14 @@ def test_what_is_none_of_our_business_is_not_told(caller: Caller, world: World) 
     caller.do(client.get, f"{world.globe.url}/models")
     caller.do(client.post, f"{world.globe.url}/files", content=b"file")
     assert heard == []
+
+
+@pytest.mark.parametrize(("value", "route"), [("1", None), ("off", "near"), ("perhaps", "near")])
+def test_the_environment_switches_off_whatever_the_configuration_came_from(
+    caller: Caller, world: World, monkeypatch: pytest.MonkeyPatch, value: str, route: str | None
+) -> None:
+    monkeypatch.setenv("SMARTROUTE_DISABLED", value)
+    client = caller.client(world.config(world.near))
+    headers = {"Authorization": "Bearer fake-console-key"}
+    response = caller.do(client.post, f"{world.globe.url}/chat/completions", json=CHAT, headers=headers)
+    assert response.headers.get("x-smartroute-route") == route

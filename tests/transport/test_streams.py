@@ -169,3 +169,30 @@ def test_what_is_no_stream_is_not_taken_for_one(caller: Caller, world: World, ki
     reply = caller.ask(caller.sdk(client, world.globe.url), stream=True)
     assert (reply.route, reply.attempts) == ("far", "2")
     assert client.router.status()[1].last_failure[0] == "not an event stream"
+
+
+@pytest.mark.parametrize(("error", "failures"), [({"code": 500}, 1), ({"message": "oh"}, 1), ({"code": 400}, 0)])
+def test_an_error_event_after_content_is_the_callers_exception_and_counts_unless_it_is_his_fault(
+    caller: Caller, world: World, error: dict[str, Any], failures: int
+) -> None:
+    world.near.set(ErrorEvent(2, error))
+    client = measure(caller.client(world.config()))
+    with pytest.raises(openai.APIError):
+        caller.ask(caller.sdk(client, world.globe.url), stream=True)
+    assert [status.failures for status in client.router.status() if status.name == "near"] == [failures]
+
+
+@pytest.mark.parametrize("fault", BROKEN.values(), ids=BROKEN)
+def test_the_exception_of_a_stream_that_breaks_off_says_whose_it_was(
+    caller: Caller, world: World, fault: Fault
+) -> None:
+    world.near.set(fault)
+    client = measure(caller.client(world.config()))
+    with pytest.raises((caller.family.TransportError, openai.APIError)) as caught:
+        caller.ask(caller.sdk(client, world.globe.url), stream=True)
+    notes: list[str] = []
+    error: BaseException | None = caught.value
+    while error is not None:
+        notes += getattr(error, "__notes__", [])
+        error = error.__cause__
+    assert [note for note in notes if note.startswith("smartroute: near broke off after ")]
