@@ -97,7 +97,7 @@ class Metrics:
                 "smartroute.fallback": event.fallback,
             }
             instruments.route_first_token.record(event.first_content, answered, exchange.context)
-        if event.fallback and event.outcome != "failed":
+        if event.fallback and event.outcome == "answered":
             instruments.fallbacks.add(1, {})
 
     def breaker_changed(self, event: BreakerChanged) -> None:

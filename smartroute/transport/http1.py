@@ -215,7 +215,7 @@ class Outgoing:
             httpcore2.LocalProtocolError: the headers cannot be sent, or belong to another body.
         """
         hosts, lines = 0, [b"%b %b HTTP/1.1" % (self.method, self.url.target)]
-        body, length, is_chunked, is_last = self.content, 0, False, False
+        body, lengths, is_chunked, is_last = self.content, set[bytes](), False, False
         for name, value in self.headers:
             line = b"%b: %b" % (name, value)
             lower = name.lower()
@@ -225,7 +225,7 @@ class Outgoing:
                 continue
             lines.append(line)
             if lower == b"content-length":
-                length = int(value) if value.isdigit() else -1
+                lengths.add(value)
             elif lower == b"transfer-encoding":
                 is_chunked = value.lower() == b"chunked"
             elif lower == b"connection":
@@ -236,6 +236,6 @@ class Outgoing:
             raise httpcore2.LocalProtocolError("The request has headers that cannot be sent.")
         if is_chunked:
             body = (b"%x\r\n%b\r\n" % (len(body), body) if body else b"") + b"0\r\n\r\n"
-        elif length != len(body):
+        elif (lengths or {b"0"}) != {b"%d" % len(body)}:
             raise httpcore2.LocalProtocolError("The request's Content-Length is not the length of its body.")
         return head, body, is_last

@@ -213,6 +213,8 @@ def test_the_same_bytes_are_sent_as_over_httpcore(to: str, headers: dict[str, st
         [(b"Host", b"x"), (b"", SECRET)],
         [(b"Host", b"x"), (b"Content-Length", b"5")],
         [(b"Host", b"x"), (b"Content-Length", b"-1")],
+        [(b"Host", b"x"), (b"Content-Length", b"9" * 5000)],
+        [(b"Host", b"x"), (b"Content-Length", b"4"), (b"Content-Length", b"0")],
         [(b"Host", b"x"), (b"Host", b"y")],
         [(b"Accept", b"*/*")],
     ],
@@ -350,6 +352,48 @@ async def test_a_thread_waits_for_its_turn_and_no_longer() -> None:
         assert list(second.iter_stream()) == [b"body"]
         second.close()
         assert len(server.heard) == 1
+
+
+@pytest.mark.parametrize("pool", ["async", "aiohttp"], indirect=True)
+async def test_a_request_that_is_cancelled_anywhere_leaves_its_turn_and_no_connection(pool: Make) -> None:
+    with Region("near") as near:
+        async with pool(max_connections=1) as ours:
+            for steps in range(40):
+                task = asyncio.create_task(read(ours, get(near.url)))
+                for _ in range(steps):
+                    await asyncio.sleep(0)
+                task.cancel()
+                with suppress(asyncio.CancelledError):
+                    await task
+                assert all(connection.is_idle() for connection in ours.connections)
+                if steps % 2:  # else the next one finds no connection
+                    assert await read(ours, get(near.url, pool=20))
+
+
+async def test_an_answer_that_comes_before_its_request_is_sent_is_one(pool: Make) -> None:
+    answer = b"HTTP/1.1 413 Too Large\r\nConnection: close\r\nContent-Length: 4\r\n\r\nbody"
+
+    def serve() -> None:
+        with listener.accept()[0] as peer:
+            peer.recv(100)
+            peer.sendall(answer)
+            peer.shutdown(socket.SHUT_WR)
+            while peer.recv(65536):
+                pass
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        serving = asyncio.create_task(asyncio.to_thread(serve))
+        content = b"x" * 4_000_000
+        async with pool() as ours:
+            request = get(
+                f"http://127.0.0.1:{listener.getsockname()[1]}",
+                [(b"Host", b"x"), (b"Content-Length", b"%d" % len(content))],
+            )
+            request.content = content
+            response = await ours.handle_async_request(request)
+            assert (response.status, await body_of(response)) == (413, b"body")
+            assert ours.connections == []
+        await serving
 
 
 async def test_no_more_connections_are_kept_than_may_be(pool: Make) -> None:

@@ -58,7 +58,7 @@ class Read:
 def read(segments: Iterable[bytes], kind: type[Incoming] = Incoming) -> Read:
     """Read as the pools do: no more than is needed."""
     incoming, body = kind(), list[bytes]()
-    found = Read()
+    found, said = Read(), ""
     try:
         for data in segments:
             incoming.feed(data)
@@ -68,8 +68,8 @@ def read(segments: Iterable[bytes], kind: type[Incoming] = Incoming) -> Read:
                 found.end = "whole"
                 break
     except httpcore2.RemoteProtocolError as error:
-        found.end = "broken"
-        assert SECRET.decode() not in f"{error!r}{error.__cause__!r}"
+        found.end, said = "broken", f"{error!r}{error.__cause__!r}{error.__context__!r}"
+    assert SECRET.decode() not in said
     if incoming.status:
         found.status, found.version, found.reason = incoming.status, incoming.version, incoming.reason
         found.headers = incoming.headers
@@ -135,7 +135,6 @@ LAXER = {
     "a chunk size with many zeros": OK + CHUNKED + b"\r\n000000000000000000000004\r\nbody\r\n" + END,
     "a coding that is repeated": OK + CHUNKED + BODY,
     "empty lines before the status line": b"\r\n\n" + OK + REST,
-    "a protocol that is like HTTP": b"RTSP/1.0 200 OK\r\n" + REST,
     "a null byte in the reason": b"HTTP/1.1 200 a\x00b\r\n" + REST,
     "a space before a chunk's extension": OK + CHUNKED + b"\r\n4 ;a\r\nbody\r\n" + END,
     "an informational response with a body": b"HTTP/1.1 150 x\r\nContent-Length: 4\r\n\r\nevil" + OK + REST,
@@ -254,7 +253,7 @@ async def test_byte_by_byte_it_reads_the_same(kind: type[Incoming]) -> None:
 TAKEN_AS_ONE = re.compile(
     rb"""
     ^[\r\n]+                                # empty lines before the status line
-    | ^(?:RTSP|ICE)/                        # a protocol that is like HTTP
+    | ^(?:RTSP|ICE)/                        # protocols like HTTP, which some versions of llhttp read
     | \ [^\r\n]*\x00                        # a null byte in the reason
     | (?i:content-length):\s*0{10}          # zeros
     | \n0{10}
