@@ -20,22 +20,23 @@ provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
 trace.set_tracer_provider(provider)
 
 with Region("near", latency=0.01) as near, Region("far", latency=0.05) as far:
-    near.set(Status(503, only="post"))
     config = smartroute.Config(
         routes=[smartroute.Route(near.url, name="near"), smartroute.Route(far.url, name="far")],
         api_key="fake-direct-key",
         global_url="off",
     )
-    with (
-        OpenAI(base_url=near.url, api_key="fake-direct-key", http_client=smartroute.Client(config)) as client,
-        trace.get_tracer("my.application").start_as_current_span("hello") as mine,
-    ):
-        answer = client.chat.completions.with_raw_response.create(
-            model="any", messages=[{"role": "user", "content": "Hello!"}]
-        )
-        print(
-            f"answered by {answer.headers['x-smartroute-route']}, attempts: {answer.headers['x-smartroute-attempts']}"
-        )
+    http_client = smartroute.Client(config)
+    with OpenAI(base_url=near.url, api_key="fake-direct-key", http_client=http_client) as client:
+        hello = {"model": "any", "messages": [{"role": "user", "content": "Hello!"}]}
+        client.chat.completions.create(
+            **hello, extra_headers={"x-smartroute-route": "near"}
+        )  # where they go from now on
+
+        near.set(Status(503, only="post"))
+        with trace.get_tracer("my.application").start_as_current_span("hello") as mine:
+            answer = client.chat.completions.with_raw_response.create(**hello)
+        who, attempts = answer.headers["x-smartroute-route"], answer.headers["x-smartroute-attempts"]
+        print(f"answered by {who}, attempts: {attempts}")
         print(f"trace {mine.get_span_context().trace_id:032x}")
 
 provider.shutdown()  # what has not been sent yet is sent now
