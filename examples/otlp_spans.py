@@ -28,9 +28,8 @@ with Region("near", latency=0.01) as near, Region("far", latency=0.05) as far:
     http_client = smartroute.Client(config)
     with OpenAI(base_url=near.url, api_key="fake-direct-key", http_client=http_client) as client:
         hello = {"model": "any", "messages": [{"role": "user", "content": "Hello!"}]}
-        client.chat.completions.create(
-            **hello, extra_headers={"x-smartroute-route": "near"}
-        )  # where they go from now on
+        to_near = {"x-smartroute-route": "near"}  # where requests go from then on
+        client.chat.completions.create(**hello, extra_headers=to_near)
 
         near.set(Status(503, only="post"))
         with trace.get_tracer("my.application").start_as_current_span("hello") as mine:
