@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from math import inf
+from queue import Empty, SimpleQueue
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 import httpcore2
@@ -153,7 +154,11 @@ class SyncDirectPool:
     ) -> None:
         self._wire = network_backend
         self._ssl_context = ssl_context
-        self._turns = None if max_connections is None else threading.Semaphore(max_connections)
+        self._turns: SimpleQueue[None] | None = None
+        if max_connections is not None:  # no semaphore: what a signal's handler raises can leave one locked for ever
+            self._turns = SimpleQueue()
+            for turn in [None] * max_connections:
+                self._turns.put(turn)
         self._shelf: Shelf[httpcore2.NetworkStream] = Shelf(max_keepalive_connections, keepalive_expiry)
         self._local_address = local_address
         self._socket_options = tuple(socket_options or ())
@@ -167,8 +172,7 @@ class SyncDirectPool:
         """Send a request and read the head of its response. The response has to be closed."""
         head, body, is_last = request.to_bytes()
         timeouts = _timeouts(request)
-        if self._turns is not None and not self._turns.acquire(timeout=timeouts.get("pool")):
-            raise httpcore2.PoolTimeout("no connection became free in time")
+        self._wait_for_turn(timeouts.get("pool"))
         connection = None
         try:
             connection = self._take() or self._open(request)
@@ -193,11 +197,23 @@ class SyncDirectPool:
 
     def give_back(self, connection: Connection[httpcore2.NetworkStream] | None, *, keep: bool) -> None:
         """A request is over. Its connection, if it got so far as to have one, is free or to be closed."""
+        try:
+            if connection is not None:
+                for each in self._shelf.put_back(connection, keep=keep):
+                    each.stream.close()
+        finally:
+            self._release()  # now: who waits for it takes that connection, or there would be one too many
+
+    def _wait_for_turn(self, seconds: float | None) -> None:
         if self._turns is not None:
-            self._turns.release()
-        if connection is not None:
-            for each in self._shelf.put_back(connection, keep=keep):
-                each.stream.close()
+            try:
+                self._turns.get(timeout=seconds)
+            except Empty:
+                raise httpcore2.PoolTimeout("no connection became free in time") from None
+
+    def _release(self) -> None:
+        if self._turns is not None:
+            self._turns.put(None)
 
     def _take(self) -> Connection[httpcore2.NetworkStream] | None:
         while (connection := self._shelf.take()) is not None:

@@ -15,7 +15,7 @@ from tests.transport.kit import eventually
 
 SCRIPT = Path(__file__).with_name("script.py")
 TEXT = " 2 3 4 5"
-SAID = ("All routes are down: ", "No endpoint can be reached: ")
+SAID = ("All routes are down: ", "No endpoint can be reached, ")
 """How the warnings begin that there must be."""
 
 

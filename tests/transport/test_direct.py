@@ -330,7 +330,14 @@ async def test_a_request_waits_for_its_turn_and_no_longer(pool: Make) -> None:
         assert len(server.heard) == 1
 
 
-async def test_a_thread_waits_for_its_turn_and_no_longer() -> None:
+async def test_a_thread_waits_for_its_turn_and_no_longer(monkeypatch: pytest.MonkeyPatch) -> None:
+    put_back = Shelf.put_back
+
+    def put_back_slowly(*args: Any, **options: Any) -> Any:
+        time.sleep(0.05)  # whose turn it is next finds the connection all the same
+        return put_back(*args, **options)
+
+    monkeypatch.setattr(Shelf, "put_back", put_back_slowly)
     wire = SyncWire(time.monotonic)
     ours = SyncDirectPool(
         network_backend=wire,
@@ -346,6 +353,7 @@ async def test_a_thread_waits_for_its_turn_and_no_longer() -> None:
         with pytest.raises(httpcore2.PoolTimeout):
             ours.handle_request(get(server.url, pool=0.01))
         waiting = asyncio.create_task(asyncio.to_thread(ours.handle_request, get(server.url, pool=20)))
+        await asyncio.sleep(0.1)  # it waits by now, or has not begun, which proves less
         assert list(first.iter_stream()) == [b"body"]
         first.close()
         second = await waiting
