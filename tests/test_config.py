@@ -18,7 +18,7 @@ from smartroute.config import Config, unknown_variables
 from smartroute.errors import ConfigError
 from smartroute.fireworks import GLOBAL_URL, REGIONS
 from smartroute.route import Keys, Kind, Route
-from smartroute.settings import SETTINGS
+from smartroute.settings import PATHS, SETTINGS
 
 ARIZONA = "my-account-abcd1234.us-arizona-1.direct.fireworks.ai"
 FRANKFURT = "my-account-abcd1234.eu-frankfurt-1.direct.fireworks.ai"
@@ -112,9 +112,9 @@ def test_one_variable(variables: dict[str, str], attribute: str, value: Any) -> 
 def test_routes_by_commas_and_white_space() -> None:
     config = Config.from_env(env(ROUTES=f"{ARIZONA},\n\tspare={URL} ,vllm=http://[::1]:8000/v1/", API_KEY="one, two"))
     assert config.routes == (
-        Route(ARIZONA, api_key=["one", "two"]),
-        Route(URL, name="spare", api_key=["one", "two"]),
-        Route("http://[::1]:8000/v1", name="vllm", api_key=["one", "two"]),
+        Route(ARIZONA, api_key=["one", "two"], paths=PATHS),
+        Route(URL, name="spare", api_key=["one", "two"], paths=PATHS),
+        Route("http://[::1]:8000/v1", name="vllm", api_key=["one", "two"], paths=PATHS),
     )
 
 
