@@ -19,6 +19,7 @@ from smartroute.errors import ConfigError
 from smartroute.events import CertificateRefused, Event, ProbeEnded
 from smartroute.policy.latency import Latency
 from smartroute.testing import Region, Silence
+from smartroute.testing.region import _blocking
 from tests.transport.kit import CALLERS, CHAT, TEXT, Caller, World, eventually, measure, posts
 from tests.transport.test_proxies import serving
 from tests.transport.test_silence import under_way
@@ -415,9 +416,11 @@ def test_connections_of_private_routes_are_raced(
 ) -> None:
     """Nothing is known yet, and the first drops what is sent to it: the second, behind its own name, is as good."""
     monkeypatch.setattr(Latency, "patience", 0.2)
-    near, far = estate.region("near"), estate.region("far", "far.private.example")
-    near.stop(silently=True)
-    routes = [estate.route(near), estate.route(far, server_name="far.private.example")]
+    far = estate.region("far", "far.private.example")
+    held = [estate.stack.enter_context(sock) for sock in _blocking(0)]
+    port = held[0].getsockname()[1]
+    mute = Route(f"https://127.0.0.1:{port}/v1", name="near", kind="private", ca_file=estate.ca_file)
+    routes = [mute, estate.route(far, server_name="far.private.example")]
     client = caller.client(Config(routes, global_url=world.globe.url, probe_interval=0))
     with open_client(caller, caller.sdk(client, world.globe.url)) as sdk:
         assert caller.ask(sdk, timeout=5).route == "far"
