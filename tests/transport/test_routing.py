@@ -70,10 +70,7 @@ def test_each_route_is_asked_for_the_paths_that_it_serves(caller: Caller, world:
     world.near.stop()
     assert answers(world.globe.url, "/embeddings") == "far"
     assert answers(world.globe.url, "/rerank") == "global"  # nobody else serves it
-    assert [route.name for route in (candidate.route for candidate in client.router.rank(path="/rerank"))] == [
-        "near",
-        "global",
-    ]
+    assert {candidate.route.name for candidate in client.router.rank(path="/rerank")} == {"near", "global"}
 
 
 @BOTH
