@@ -347,6 +347,7 @@ WARNED: tuple[Event, ...] = (
     Quarantined(IOWA, 404, "llama", 300.0, None),
     KeyRefused(IOWA, 1, 2),
     CertificateRefused(IOWA, "certificate: certificate has expired"),
+    CertificateRefused(TOKYO, UNKNOWN, ours=True),
     CertificateExpiring(IOWA, 3.25 * DAY),
     IncumbentChanged(IOWA, TOKYO),
     Cooled(IOWA, 429, 5.0, 7),
