@@ -198,7 +198,8 @@ def test_what_a_route_is_always_sent(caller: Caller, world: World) -> None:
     """In place of what the caller sends under the same names, though it may be forwarded."""
     world.near.api_keys = []
     routes = [world.route(world.near, **OWN), world.route(world.far)]
-    client = measure(caller.client(world.config(routes=routes, forward_headers=("x-tenant", "x-key", "x-o*", "x-token")))
+    forwarded = ("x-tenant", "x-key", "x-o*", "x-token")
+    client = measure(caller.client(world.config(routes=routes, forward_headers=forwarded)))
     headers = {"X-Tenant": "theirs", "X-Key": "fake-callers-key", "User-Agent": "OpenAI/Python", "X-Other": "1"}
     headers |= {"Authorization": "Bearer fake-console-key"}
     url = f"{world.globe.url}/chat/completions?api-version=1&key=fake"
