@@ -249,7 +249,8 @@ class Router:
                 if call.conversation is not None:
                     talk = self._selector.join(call, call.conversation, selection)
             # Nothing known of any route: the first request opens connections to all of them at once.
-            at_once = reason == "unmeasured" and now >= self._racing_until
+            unmeasured = reason == "unmeasured" and selection is not None and selection.has_peers
+            at_once = unmeasured and now >= self._racing_until
             if at_once:
                 self._racing_until = now + 1.0
         for known in forgotten:

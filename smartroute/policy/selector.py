@@ -45,6 +45,11 @@ class Selection(NamedTuple):
         return (order[0].route, order[0].reason) if order else (None, "")
 
     @property
+    def has_peers(self) -> bool:
+        """Whether the first choice is as good as others of its tier, or there are no other tiers to be preferred to."""
+        return len(self.field.runners) > 1 or not self.field.others
+
+    @property
     def order(self) -> list[Candidate]:
         """Who is asked in turn."""
         return in_order(*self)
