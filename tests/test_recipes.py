@@ -56,7 +56,7 @@ def run(script: str, config: Path, *arguments: str, **environ: str) -> str:
 @pytest.mark.parametrize("page", ["recipes.md", "private-routes.md"])
 def test_the_pages_show_what_is_run(page: str) -> None:
     text = (ROOT / "docs" / page).read_text("utf-8")
-    shown = re.findall(r"^```toml title=\"(.*?)\"\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    shown = re.findall(r"^```\w+ title=\"(.*?)\"\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
     assert shown
     for name, block in shown:
         assert block == (ROOT / name).read_text("utf-8")
