@@ -6,12 +6,10 @@ understand the same values, and a message names the setting as its writer knows 
 reported, not the first only; and no message quotes a refused value, for it may be a misplaced key.
 """
 
-import difflib
 import functools
 import logging
 import os
 import re
-import tomllib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
@@ -235,6 +233,8 @@ def _is_key_variable(name: str) -> bool:
 
 
 def _near(name: str, known: Iterable[str], prefix: str = "") -> str:
+    import difflib  # noqa: PLC0415 - needed where there is a mistake, which is seldom
+
     bare = {each.removeprefix(prefix): each for each in known}
     match = difflib.get_close_matches(name.removeprefix(prefix), bare, 1, 0.7)
     return f"did you mean {bare[match[0]]}?" if match else ""
@@ -258,6 +258,8 @@ def _from_environ(environ: Mapping[str, str]) -> dict[str, _Given]:
 
 
 def _from_file(path: Path, source: str, checks: Checks) -> dict[str, _Given]:
+    import tomllib  # noqa: PLC0415 - 2 ms that only who has a file need wait for
+
     try:
         document: dict[str, object] = tomllib.loads(path.expanduser().read_text("utf-8"))
     except OSError as error:

@@ -2,17 +2,17 @@
 
 import logging
 import os
+import sys
 import threading
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from queue import Empty, SimpleQueue
 
 from smartroute.config import Config
+from smartroute.events import Event, Listener
 from smartroute.log import Log
-from smartroute.route import RouteStatus
 from smartroute.router import Router
 from smartroute.settings import log_level
-from smartroute.telemetry import Telemetry
 
 __all__ = ["acquire", "release"]
 
@@ -22,6 +22,9 @@ _releases: weakref.WeakKeyDictionary[object, Callable[[], object]] = weakref.Wea
 _shared: dict[Config, tuple[Router, int]] = {}
 _given_back: SimpleQueue[Router] = SimpleQueue()
 _lock = threading.Lock()
+
+_PROVIDERS = frozenset(("OTEL_PYTHON_TRACER_PROVIDER", "OTEL_PYTHON_METER_PROVIDER"))
+"""Variables that set OpenTelemetry up in a process that has not imported it."""
 
 
 def acquire(user: object, config: Config | None, router: Router | None) -> Router:
@@ -47,10 +50,7 @@ def acquire(user: object, config: Config | None, router: Router | None) -> Route
             return router
         _observed.add(router)
     router.subscribe(Log(router.config.routes, fallback=router.config.global_route is not None))
-    try:
-        router.subscribe(_telemetry(weakref.ref(router)))
-    except Exception:  # a broken installation of OpenTelemetry must not break the client
-        logger.warning("OpenTelemetry cannot be used; there will be no spans and no metrics.", exc_info=True)
+    router.subscribe(_Telemetry(router))
     return router
 
 
@@ -61,16 +61,63 @@ def release(user: object) -> None:
     _settle()
 
 
-def _telemetry(router: weakref.ref[Router]) -> Telemetry:
-    """The telemetry of a router, which has nothing to say of it once it is closed."""
+class _Telemetry:
+    """The telemetry of a router, from the moment on that somebody can have set up OpenTelemetry.
 
-    def status() -> tuple[RouteStatus, ...]:
-        return () if (alive := router()) is None or alive.closed else alive.status()
+    Whoever does not use it does not wait for it to be imported. Of a closed router there is nothing to say.
+    """
 
-    def budgets() -> dict[str, float]:
-        return {} if (alive := router()) is None or alive.closed else alive.budgets()
+    def __init__(self, router: Router) -> None:
+        self._router = weakref.ref(router)
+        self._telemetry: Listener | None = None
+        self._loading = threading.Lock()
+        self._look(_PROVIDERS.intersection(os.environ))
 
-    return Telemetry(status=status, budgets=budgets)
+    @property
+    def active(self) -> bool:
+        return (telemetry := self._look()) is not None and bool(getattr(telemetry, "active", True))
+
+    def __call__(self, event: Event) -> None:
+        if (telemetry := self._look()) is not None:
+            telemetry(event)
+
+    def _look(self, reasons: Collection[str] = ()) -> Listener | None:
+        # Who comes while another loads it does without: nobody waits here, least of all a signal's handler or a fork.
+        if (
+            self._telemetry is None
+            and (reasons or "opentelemetry" in sys.modules)
+            and self._loading.acquire(blocking=False)
+        ):
+            try:
+                if self._telemetry is None:
+                    self._telemetry = self._load()
+            finally:
+                self._loading.release()
+        return self._telemetry
+
+    def _load(self) -> Listener:
+        try:
+            from smartroute.telemetry import Telemetry  # noqa: PLC0415 - see above
+
+            return Telemetry(
+                status=lambda: alive.status() if (alive := self._alive()) else (),
+                budgets=lambda: alive.budgets() if (alive := self._alive()) else {},
+            )
+        except Exception:  # a broken installation of OpenTelemetry must not break the client
+            logger.warning("OpenTelemetry cannot be used; there will be no spans and no metrics.", exc_info=True)
+            return _Deaf()
+
+    def _alive(self) -> Router | None:
+        return None if (router := self._router()) is None or router.closed else router
+
+
+class _Deaf:
+    """Takes the place of a telemetry that cannot be used."""
+
+    active = False
+
+    def __call__(self, event: Event) -> None:
+        pass
 
 
 def _share(config: Config) -> Router:

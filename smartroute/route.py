@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from ipaddress import IPv6Address, ip_address
-from typing import Self, TypeVar, cast, overload
+from typing import NamedTuple, Self, TypeVar, cast, overload
 from urllib.parse import urlsplit
 
 from smartroute.errors import ConfigError, Problem
@@ -41,7 +41,7 @@ _REGION = re.compile(r"[A-Z0-9][A-Z0-9_]*")
 _KEY = re.compile(r"[\x21-\x7e]+")  # what may stand in a header after "Bearer "
 _LABEL = "[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?"
 _HOST = re.compile(rf"{_LABEL}(\.{_LABEL})*\.?|[0-9a-f:.]*:[0-9a-f:.]*")
-PATH = re.compile(r"(/[^/?#\\\x00-\x20\x7f-\U0010ffff]+)*")
+PATH = re.compile(r"(/[!\"$-.0->@-\[\]-~]+)*")
 _PORTS = {"http": 80, "https": 443}
 _ADDRESS = "write a handle (account-deployment.region.direct.fireworks.ai) or a URL (https://host/v1)"
 
@@ -377,8 +377,7 @@ def _is_local(host: str) -> bool:
     return not address.is_global
 
 
-@dataclass(frozen=True, slots=True)
-class RouteStatus:
+class RouteStatus(NamedTuple):
     """What is known of a route now. Times are in seconds.
 
     Attributes:

@@ -8,9 +8,8 @@ is looked for stands before or behind what makes it long.
 import json
 import re
 from collections.abc import Collection
-from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 __all__ = ["Value", "peek", "with_model"]
 
@@ -23,13 +22,15 @@ FRONT = 1024
 """Bytes of a long body's beginning that are looked at."""
 
 
-@dataclass(frozen=True, slots=True)
-class Value:
+class Value(NamedTuple):
     """A top-level value: what it is, and where it stands in the body (`body[start:end]`)."""
 
-    value: Any = field(repr=False)
+    value: Any
     start: int
     end: int
+
+    def __repr__(self) -> str:
+        return f"Value(start={self.start}, end={self.end})"  # what it is, is the user's
 
 
 def peek(body: bytes, names: Collection[str]) -> dict[str, Value] | None:

@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from queue import Empty, SimpleQueue
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 from weakref import WeakSet
 
 import httpcore2
@@ -73,8 +73,7 @@ UNSENT = frozenset(
 """Failures that come before the first byte of a request."""
 
 
-@dataclass(frozen=True, slots=True)
-class Journey:
+class Journey(NamedTuple):
     """How a response was routed: `response.extensions["smartroute"]`.
 
     Attributes:
@@ -110,8 +109,7 @@ class Flight:
     dropped: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Trip:
+class Trip(NamedTuple):
     """One request on its way: its exchange, what came in, and its flights by their attempts' numbers."""
 
     exchange: Exchange

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import urlsplit
 
 import httpcore2
@@ -57,8 +56,7 @@ MOST_MISSED = 10
 logger = logging.getLogger("smartroute")
 
 
-@dataclass(frozen=True, slots=True)
-class Intake:
+class Intake(NamedTuple):
     """A request that routes may serve: what the policy needs to know, and what is needed to rewrite it."""
 
     call: Call
