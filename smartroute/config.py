@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
 from types import MappingProxyType
-from typing import Self, TypedDict, TypeVar, cast
+from typing import NamedTuple, Self, TypedDict, TypeVar, cast
 from urllib.parse import urlsplit
 
 from smartroute.errors import Problem
@@ -199,12 +199,14 @@ _IN_FILE = tuple(each.name for each in SETTINGS if "<" not in each.name and each
 _IN_TABLE = ("address", "name", "region", "kind", "api_key", "model", "tier", "allow_http")
 
 
-@dataclass(frozen=True, slots=True)
-class _Given:
+class _Given(NamedTuple):
     """A raw value and where it was written."""
 
-    value: object = field(repr=False)
+    value: object
     source: str
+
+    def __repr__(self) -> str:
+        return self.source  # the value may be a key
 
 
 class _Table(TypedDict, total=False):

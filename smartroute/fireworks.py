@@ -4,7 +4,7 @@ Handles, regions and error codes as the vendor documents them (docs.fireworks.ai
 and the types of its SDK). A region is an open string: one that is not listed here works just as well.
 """
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 __all__ = ["GLOBAL_HOST", "GLOBAL_KEY_VARIABLE", "GLOBAL_URL", "REGIONS", "Handle", "is_handle_host", "parse_handle"]
 
@@ -28,8 +28,7 @@ REGIONS = (
 """The regions that the vendor's direct routing page lists (November 2026)."""
 
 
-@dataclass(frozen=True, slots=True)
-class Handle:
+class Handle(NamedTuple):
     """A direct route handle, taken apart.
 
     `my-account-abcd1234.us-arizona-1.direct.fireworks.ai` has the deployment label

@@ -277,8 +277,7 @@ def _is_model_name(text: str) -> bool:
     return bool(text.strip()) and text.strip().isprintable()
 
 
-@dataclass(frozen=True, slots=True)
-class _Address:
+class _Address(NamedTuple):
     """A route's address, read. `label` is the default name."""
 
     url: str

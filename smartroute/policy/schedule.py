@@ -65,7 +65,7 @@ class Finding(NamedTuple):
     late: bool = False
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Schedule:
     """Shares the probing among the clients of one router. `now` is monotonic seconds.
 

@@ -8,7 +8,6 @@ is looked for stands before or behind what makes it long.
 import json
 import re
 from collections.abc import Collection
-from functools import lru_cache
 from typing import Any, NamedTuple
 
 __all__ = ["Value", "peek", "with_model"]
@@ -127,18 +126,13 @@ def _skim(body: bytes, names: Collection[str]) -> dict[str, Value] | None:
             return None
     except (ValueError, IndexError):  # cut off within a value
         pass
-    places = {match[1].decode(): match.start() for match in _quoted(tuple(names)).finditer(body, front.place)}
+    # Backwards, for there they stand; and each by itself: within prose that is faster than one search for all of them.
+    places = {name: at for name in names if (at := body.rfind(b'"%b"' % name.encode(), front.place)) >= 0}
     if not places:
         return front.found if body.rstrip()[-1:] == b"}" else None
     back = _Members(body, min(places.values()), names)
     is_told = back.walk() and back.found.keys() == places.keys()  # else one of them stands within something
     return front.found | back.found if is_told else None
-
-
-@lru_cache
-def _quoted(names: tuple[str, ...]) -> re.Pattern[bytes]:
-    """Any of these names in quotes; between quotes the search is as fast as memory."""
-    return re.compile(rb'"(%b)"' % b"|".join(name.encode() for name in names))
 
 
 def _after_space(text: str, at: int) -> int:

@@ -194,7 +194,7 @@ class Incoming:
             self.over = True
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Outgoing:
     """A request as it goes out.
 

@@ -60,7 +60,7 @@ class Rival(NamedTuple):
     idle: Callable[[], bool]
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Watch:
     """The wire's view of one attempt.
 
