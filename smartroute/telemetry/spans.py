@@ -164,7 +164,7 @@ class Spans:
                     "smartroute.attempt": event.attempt,
                     "smartroute.reason": event.reason,
                     "smartroute.explanation": None if known is None else str(known),
-                    "gen_ai.request.model": event.model,
+                    "smartroute.model": event.model,  # gen_ai.request.model would make it one more call of an LLM
                     **_endpoint(event.endpoint),
                 }
             ),

@@ -54,7 +54,7 @@ def test_a_healthy_call(backend: Backend) -> None:
         "http.response.status_code": 200,
         "http.response.header.x-request-id": ("r1",),
         "http.response.header.via": ("a", "b"),
-        "gen_ai.request.model": "llama-sent",
+        "smartroute.model": "llama-sent",
         "smartroute.attempt": 1,
         "smartroute.reason": "best",
         "smartroute.explanation": str(started().candidates[0]),
