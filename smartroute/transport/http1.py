@@ -215,7 +215,7 @@ class Outgoing:
             httpcore2.LocalProtocolError: the headers cannot be sent, or belong to another body.
         """
         hosts, lines = 0, [b"%b %b HTTP/1.1" % (self.method, self.url.target)]
-        body, lengths, is_chunked, is_last = self.content, set[bytes](), False, False
+        body, lengths, codings, is_last = self.content, set[bytes](), list[bytes](), False
         for name, value in self.headers:
             line = b"%b: %b" % (name, value)
             lower = name.lower()
@@ -227,14 +227,16 @@ class Outgoing:
             if lower == b"content-length":
                 lengths.add(value)
             elif lower == b"transfer-encoding":
-                is_chunked = value.lower() == b"chunked"
+                codings.append(value.lower())
             elif lower == b"connection":
-                is_last = b"close" in value.lower()
+                is_last |= b"close" in value.lower()
         head = b"\r\n".join(lines) + b"\r\n\r\n"
         # As many lines as were meant: none of them has brought along another one.
         if hosts != 1 or head.count(b"\n") != len(lines) + 1 or _HEAD.fullmatch(head) is None:
             raise httpcore2.LocalProtocolError("The request has headers that cannot be sent.")
-        if is_chunked:
+        if codings:  # any other is read otherwise than it is meant: what is behind it may pass for a request
+            if codings != [b"chunked"]:
+                raise httpcore2.LocalProtocolError("The request has a transfer coding that cannot be sent.")
             body = (b"%x\r\n%b\r\n" % (len(body), body) if body else b"") + b"0\r\n\r\n"
         elif (lengths or {b"0"}) != {b"%d" % len(body)}:
             raise httpcore2.LocalProtocolError("The request's Content-Length is not the length of its body.")

@@ -215,6 +215,9 @@ def test_the_same_bytes_are_sent_as_over_httpcore(to: str, headers: dict[str, st
         [(b"Host", b"x"), (b"Content-Length", b"-1")],
         [(b"Host", b"x"), (b"Content-Length", b"9" * 5000)],
         [(b"Host", b"x"), (b"Content-Length", b"4"), (b"Content-Length", b"0")],
+        [(b"Host", b"x"), (b"Content-Length", b"0"), (b"Transfer-Encoding", b"gzip, chunked")],
+        [(b"Host", b"x"), (b"Transfer-Encoding", b"gzip"), (b"Transfer-Encoding", b"chunked")],
+        [(b"Host", b"x"), (b"Content-Length", b"0"), (b"Transfer-Encoding", b"chunked"), (b"Transfer-Encoding", b"x")],
         [(b"Host", b"x"), (b"Host", b"y")],
         [(b"Accept", b"*/*")],
     ],
@@ -227,6 +230,14 @@ async def test_a_request_that_cannot_be_sent_is_not_begun(pool: Make, headers: l
                 await ours.handle_async_request(request)
             assert SECRET.decode() not in repr(caught.value)
         assert server.heard == []
+
+
+async def test_a_request_that_is_the_last_of_its_connection_leaves_none(pool: Make) -> None:
+    with tape(WHOLE) as server:
+        async with pool() as ours:
+            headers = [(b"Host", b"x"), (b"Connection", b"close"), (b"Connection", b"x")]
+            assert await read(ours, get(server.url, headers)) == b"body"
+            assert ours.connections == []
 
 
 # --- What comes back -----------------------------------------------------------------------------------------
