@@ -49,6 +49,14 @@ class Listeners:
             except Exception as error:  # noqa: BLE001 - a bug in telemetry must not fail a request
                 self._report_broken(listener, error)
 
+    def after_fork(self) -> None:
+        """In a child process: tell those listeners that have a lock, or note of what was under way."""
+        for listener in self._all:
+            try:
+                getattr(listener, "after_fork", tuple)()
+            except Exception as error:  # noqa: BLE001 - as above
+                self._report_broken(listener, error)
+
     def exchange_started(self, exchange: Exchange, candidates: tuple[Candidate, ...], reason: str) -> None:
         """A request was accepted."""
         call = exchange.call

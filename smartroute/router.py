@@ -210,6 +210,7 @@ class Router:
             known.silence = Silence()
         self._selector.conversations.after_fork()
         self._selector.changed()
+        self._listeners.after_fork()
 
     # For the transports
 

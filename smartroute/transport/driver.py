@@ -167,6 +167,8 @@ class DriverBase:
 
     def after_fork(self) -> None:
         """In a child process: connections are the parent's. They are left alone, also by the collector."""
+        for flight in self.open_streams:
+            flight.open = False  # or its pool's lock is waited for, which a thread may have held that is not here
         self.chores, self.open_streams = SimpleQueue(), {}
 
     def do_chores(self) -> None:
