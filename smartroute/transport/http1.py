@@ -8,11 +8,12 @@ behind an answer answers anybody.
 import re
 from collections import deque
 from dataclasses import dataclass, field
+from typing import cast
 
 import httpcore2
 from httptools import HttpParserCallbackError, HttpParserError, HttpParserUpgrade, HttpResponseParser
 
-__all__ = ["MOST_OF_HEAD", "Header", "Incoming", "Outgoing"]
+__all__ = ["MOST_OF_HEAD", "Header", "Incoming", "Outgoing", "is_header"]
 
 Header = tuple[bytes, bytes]
 
@@ -20,8 +21,18 @@ MOST_OF_HEAD = 100 * 1024
 """Bytes in which the head of a response must have come; and that may come later without a piece of its body or its end
 (trailers, extensions of chunks). httpcore's limit."""
 _TOKEN = rb"[-!#$%&'*+.^_`|~0-9A-Za-z]+"
-_HEAD = re.compile(rb"%b [!-~]+ HTTP/1\.1\r\n(?:%b: (?:[^\x00\s]+(?:[ \t]+[^\x00\s]+)*)?\r\n)*\r\n" % (_TOKEN, _TOKEN))
+_LINE = rb"%b: (?:[^\x00\s]+(?:[ \t]+[^\x00\s]+)*)?\r\n" % _TOKEN
+_HEAD = re.compile(rb"%b [!-~]+ HTTP/1\.1\r\n(?:%b)*\r\n" % (_TOKEN, _LINE))
 """A request's head as h11 lets it pass, and RFC 9110 (5.1, 5.5)."""
+_is_line = re.compile(_LINE).fullmatch
+
+
+def is_header(pair: object) -> bool:
+    """Whether a request with this header, whoever made it up, can be sent."""
+    try:
+        return _is_line(b"%b: %b\r\n" % cast("Header", pair)) is not None
+    except TypeError:
+        return False
 
 
 class Incoming:

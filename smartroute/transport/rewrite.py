@@ -18,7 +18,7 @@ from smartroute.policy.messages import Attempt, Call
 from smartroute.route import Route
 from smartroute.settings import NEVER_FORWARDED
 from smartroute.transport.body import Value, peek, with_model
-from smartroute.transport.http1 import Header, Outgoing
+from smartroute.transport.http1 import Header, Outgoing, is_header
 
 if TYPE_CHECKING:
     import httpx2
@@ -48,6 +48,8 @@ ALLOWED = (
 """The request headers that travel to a route. The caller's credentials and cookies are not among them."""
 ALLOWED_QUERY = (b"api-version",)
 """The query parameters that travel to a route: a query may hold a key, as a header may."""
+FRAMING = (b"content-length", b"transfer-encoding", b"connection")
+"""Request headers that are made with the request's body."""
 NO_REGION = ("-",)
 """A pattern that no region fits."""
 MOST_REMEMBERED = 1_000
@@ -246,7 +248,8 @@ class Rewriter:
 
     def _allowed_of(self, added: Sequence[Header]) -> list[Header]:
         """Which headers of a listener's may leave: the trace's, and those that the configuration names (baggage)."""
-        return [header for header in added if self._is_allowed(header[0].lower())]
+        added = [header for header in added if is_header(header)]  # or a listener's mistake would be the request's
+        return [header for header in added if self._is_allowed(lower := header[0].lower()) and lower not in FRAMING]
 
     def _is_allowed(self, lower: bytes) -> bool:
         travels = self._travels.get(lower)

@@ -373,14 +373,14 @@ class Slow(socket.socket):
     def wait_for(self, closing: Callable[[], object]) -> None:
         self._closing: Callable[[], object] | None = closing
 
-    def recv(self, size: int, flags: int = 0, /) -> bytes:
+    def recv(self, buflen: int = 1024, flags: int = 0) -> bytes:
         if closing := self._closing:
             self._closing = None
             thread = threading.Thread(target=closing)
             thread.start()
             thread.join(20)
         self.number = self.fileno()
-        return super().recv(size, flags)
+        return super().recv(buflen, flags)
 
 
 @pytest.mark.parametrize("by", ["answer", "pool"])
@@ -394,7 +394,7 @@ def test_the_number_of_a_socket_is_nobody_elses_while_a_thread_reads(by: str) ->
         stream: Any = answer.extensions["network_stream"]
         with Slow(fileno=stream._sock.detach()) as slow:
             stream._sock = slow
-            slow.wait_for({"answer": answer, "pool": ours}[by].close)
+            slow.wait_for({"answer": answer.close, "pool": ours.close}[by])
             with pytest.raises(httpcore2.RemoteProtocolError):
                 next(answer)
             assert slow.number >= 0
