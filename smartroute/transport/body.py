@@ -117,7 +117,8 @@ def _skim(body: bytes, names: Collection[str]) -> dict[str, Value] | None:
     """The same of a long body, from its first and its last members; None: it cannot be told from those.
 
     From the first of the places where the names stand last: if nothing but members follows up to the body's last
-    brace, and all of the names are among them, they are top-level ones. For within a string no quote stands unescaped.
+    brace, and all of the names are among them, they are top-level ones. For within a string no quote stands unescaped:
+    one that is escaped begins no name.
     """
     front = _Members(body, 0, names, most=FRONT)
     try:
@@ -130,7 +131,10 @@ def _skim(body: bytes, names: Collection[str]) -> dict[str, Value] | None:
     places = {name: at for name in names if (at := body.rfind(b'"%b"' % name.encode(), front.place)) >= 0}
     if not places:
         return front.found if body.rstrip()[-1:] == b"}" else None
-    back = _Members(body, min(places.values()), names)
+    first = min(places.values())
+    if body[first - 1 : first] == b"\\":
+        return None
+    back = _Members(body, first, names)
     is_told = back.walk() and back.found.keys() == places.keys()  # else one of them stands within something
     return front.found | back.found if is_told else None
 
