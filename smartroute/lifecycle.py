@@ -1,5 +1,7 @@
 """How a client comes by its router, and gives it back."""
 
+from __future__ import annotations
+
 import logging
 import os
 import sys
@@ -7,12 +9,16 @@ import threading
 import weakref
 from collections.abc import Callable, Collection
 from queue import Empty, SimpleQueue
+from typing import TYPE_CHECKING
 
 from smartroute.config import Config
-from smartroute.events import Event, Listener
+from smartroute.events import Event
 from smartroute.log import Log
 from smartroute.router import Router
 from smartroute.settings import log_level
+
+if TYPE_CHECKING:
+    from smartroute.telemetry import Telemetry
 
 __all__ = ["acquire", "release"]
 
@@ -69,19 +75,25 @@ class _Telemetry:
 
     def __init__(self, router: Router) -> None:
         self._router = weakref.ref(router)
-        self._telemetry: Listener | None = None
+        self._telemetry: Telemetry | _Deaf | None = None
         self._loading = threading.Lock()
         self._look(_PROVIDERS.intersection(os.environ))
 
     @property
     def active(self) -> bool:
-        return (telemetry := self._look()) is not None and bool(getattr(telemetry, "active", True))
+        return (telemetry := self._look()) is not None and telemetry.active
 
     def __call__(self, event: Event) -> None:
         if (telemetry := self._look()) is not None:
             telemetry(event)
 
-    def _look(self, reasons: Collection[str] = ()) -> Listener | None:
+    def after_fork(self) -> None:
+        """In a child process: a thread that is not here may have been loading it."""
+        self._loading = threading.Lock()
+        if self._telemetry is not None:
+            self._telemetry.after_fork()
+
+    def _look(self, reasons: Collection[str] = ()) -> Telemetry | _Deaf | None:
         # Who comes while another loads it does without: nobody waits here, least of all a signal's handler or a fork.
         if (
             self._telemetry is None
@@ -95,7 +107,7 @@ class _Telemetry:
                 self._loading.release()
         return self._telemetry
 
-    def _load(self) -> Listener:
+    def _load(self) -> Telemetry | _Deaf:
         try:
             from smartroute.telemetry import Telemetry  # noqa: PLC0415 - see above
 
@@ -117,6 +129,9 @@ class _Deaf:
     active = False
 
     def __call__(self, event: Event) -> None:
+        pass
+
+    def after_fork(self) -> None:
         pass
 
 
