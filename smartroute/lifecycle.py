@@ -7,7 +7,7 @@ import os
 import sys
 import threading
 import weakref
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING
 
@@ -31,6 +31,8 @@ _lock = threading.Lock()
 
 _PROVIDERS = frozenset(("OTEL_PYTHON_TRACER_PROVIDER", "OTEL_PYTHON_METER_PROVIDER"))
 """Variables that set OpenTelemetry up in a process that has not imported it."""
+LOADING = 1.0
+"""Seconds for which an exchange waits while another thread loads the telemetry."""
 
 
 def acquire(user: object, config: Config | None, router: Router | None) -> Router:
@@ -76,36 +78,36 @@ class _Telemetry:
     def __init__(self, router: Router) -> None:
         self._router = weakref.ref(router)
         self._telemetry: Telemetry | _Deaf | None = None
-        self._loading = threading.Lock()
-        self._look(_PROVIDERS.intersection(os.environ))
+        self._is_configured = not _PROVIDERS.isdisjoint(os.environ)
+        self._loading = threading.RLock()
+        self._look()
 
     @property
     def active(self) -> bool:
-        return (telemetry := self._look()) is not None and telemetry.active
+        self._look()  # asked for each exchange, in its thread: the application's imports are not in the way there
+        return self._telemetry is not None and self._telemetry.active
 
     def __call__(self, event: Event) -> None:
-        if (telemetry := self._look()) is not None:
-            telemetry(event)
+        if self._telemetry is not None:
+            self._telemetry(event)
 
     def after_fork(self) -> None:
         """In a child process: a thread that is not here may have been loading it."""
-        self._loading = threading.Lock()
+        self._loading = threading.RLock()
         if self._telemetry is not None:
             self._telemetry.after_fork()
 
-    def _look(self, reasons: Collection[str] = ()) -> Telemetry | _Deaf | None:
-        # Who comes while another loads it does without: nobody waits here, least of all a signal's handler or a fork.
-        if (
-            self._telemetry is None
-            and (reasons or "opentelemetry" in sys.modules)
-            and self._loading.acquire(blocking=False)
-        ):
+    def _look(self) -> None:
+        """Load it, if there is a reason to and nobody else is about it."""
+        if self._telemetry is not None or not (self._is_configured or "opentelemetry" in sys.modules):
+            return
+        # Who comes while another thread loads it waits, but not for ever: a deadlock is worse than a missing span.
+        if self._loading.acquire(timeout=LOADING):
             try:
                 if self._telemetry is None:
                     self._telemetry = self._load()
             finally:
                 self._loading.release()
-        return self._telemetry
 
     def _load(self) -> Telemetry | _Deaf:
         try:

@@ -106,7 +106,7 @@ from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from opentelemetry.sdk.trace import TracerProvider
 from smartroute import Config, Route
 from smartroute.log import Log
-from smartroute.telemetry import Telemetry, instruments
+from smartroute.telemetry import instruments
 from smartroute.testing import Region, Reset
 
 reader = InMemoryMetricReader()
@@ -128,7 +128,7 @@ with Region("near") as near, Region("far") as far:
         response = client.send(streaming, stream=True)
         assert in_flight() == 1
         (log,) = [each for each in client.router._listeners._all if isinstance(each, Log)]
-        (telemetry,) = [each for each in client.router._listeners._all if isinstance(each, Telemetry)]
+        (telemetry,) = [each._telemetry for each in client.router._listeners._all if hasattr(each, "_telemetry")]
         locks = [pool._shelf._lock for pool, _ in client.transport._driver._pools._routes.values()]
         locks += [log._lock, instruments._making]
         locks += [totals._lock for totals in instruments.Instruments.of(provider)._totals]
