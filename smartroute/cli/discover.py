@@ -38,7 +38,7 @@ class Format(StrEnum):
 
 def discover(
     source: Annotated[
-        str | None, typer.Argument(metavar="-", help="Read what firectl prints from stdin, instead of asking the vendor.")
+        str | None, typer.Argument(metavar="-", help="Read what firectl printed from stdin; else the vendor is asked.")
     ] = None,
     *,
     account: Annotated[

@@ -122,7 +122,8 @@ def read_page(document: object) -> Page:
     if isinstance(document, Mapping):
         fields = _fields(cast("Mapping[object, object]", document))
         token = fields.get("nextpagetoken")
-        found = fields.get("deployments", [document] if "name" in fields else None if fields else [])
+        alone = [document] if "name" in fields else [] if fields.keys() <= {"nextpagetoken", "totalsize"} else None
+        found = fields.get("deployments", alone)
     if not isinstance(found, Sequence) or isinstance(found, str):
         raise ValueError("there are no deployments in it")  # noqa: TRY004 - of the text that it was
     records = [_fields(cast("Mapping[object, object]", each)) for each in found if isinstance(each, Mapping)]
@@ -183,9 +184,11 @@ def _deployment(fields: Mapping[str, object]) -> Deployment:
     if handle and is_handle_host(handle):
         kind = kind or INTERNET
         try:
-            region = region or parse_handle(handle).region
+            there = parse_handle(handle).region
         except ValueError:
             handle = None
+        else:
+            region = region or there
     ready = str(stats.get("readyreplicacount", fields.get("readyreplicacount")))
     return Deployment(
         name=_text(fields, "name", rf"accounts/{PART}/deployments/{PART}") or "",
