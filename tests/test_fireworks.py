@@ -14,9 +14,9 @@ from smartroute.fireworks import (
     direct_models,
     is_handle_host,
     looks_like_console_key,
-    model_remedy,
     parse_handle,
     parse_model,
+    remedy_for_model,
 )
 from smartroute.settings import PATHS
 
@@ -152,21 +152,20 @@ def test_what_is_asked_of_global_and_what_direct_routes_expect() -> None:
 @pytest.mark.parametrize(
     ("model", "direct", "remedy"),
     [
-        (BASE, True, None),
-        (f"{BASE}#{NAME}", True, None),
-        (NAME, True, "its own deployment's name only"),
-        ("accounts/a/routers/r", True, "global endpoint alone"),
-        ("gpt-4o", True, "write it in full"),
-        (BASE, False, "serverless"),
-        (NAME, False, None),
-        (f"{BASE}#{NAME}", False, None),
-        ("accounts/a/routers/r", False, None),
-        ("llama", False, "write it in full"),
+        (BASE, True, "this deployment's base model"),
+        (f"{BASE}#{NAME}", True, f"one side of the #: {BASE}, or {NAME}"),
+        (NAME, True, "also takes the base model"),
+        (BASE, False, "means the serverless one"),
+        (NAME, False, "look whether the deployment is there"),
+        (f"{BASE}#{NAME}", False, "look whether the deployment is there"),
     ],
 )
-def test_the_remedy_for_a_model_that_was_not_found(model: str, direct: bool, remedy: str | None) -> None:
-    told = model_remedy(model, direct=direct)
-    assert told is None if remedy is None else told is not None and remedy in told
+def test_the_remedy_for_a_model_that_was_not_found(model: str, direct: bool, remedy: str) -> None:
+    assert remedy in remedy_for_model(model, direct=direct)
+
+
+def test_names_of_other_vendors_have_no_remedy() -> None:
+    assert remedy_for_model("gpt-4o", direct=True) == remedy_for_model("gpt-4o", direct=False) == ""
 
 
 def test_keys_of_the_console_are_known_by_their_look() -> None:

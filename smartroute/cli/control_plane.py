@@ -11,8 +11,7 @@ import httpx2
 from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_after_attempt
 from tenacity.wait import wait_random_exponential
 
-from smartroute.fireworks import GLOBAL_KEY_VARIABLE
-from smartroute.fireworks.account import PAGE_SIZE, READ_MASKS, Deployment, Page, deployments_path, read_page
+from smartroute.fireworks import GLOBAL_KEY_VARIABLE, PAGE_SIZE, READ_MASKS, Deployment, deployments_path, read_page
 from smartroute.policy.outcome import retry_after
 
 __all__ = ["ATTEMPTS", "LONGEST_WAIT", "MOST_PAGES", "ControlPlaneError", "list_deployments"]
@@ -116,21 +115,21 @@ class _Asking:
         found: list[Deployment] = []
         tokens: set[str] = set()
         for _ in range(MOST_PAGES):
-            page = self._retrying(self._page, parameters)
-            if not tokens and not page.understood:
+            deployments, token = self._retrying(self._page, parameters)
+            if deployments and not any(each.base for each in deployments):
                 raise _MaskError
-            found += page.deployments
-            if page.next is None:
+            found += deployments
+            if token is None:
                 return tuple(found)
-            if page.next in tokens:
+            if token in tokens:
                 break
-            tokens.add(page.next)
-            parameters["pageToken"] = page.next
+            tokens.add(token)
+            parameters["pageToken"] = token
         raise ControlPlaneError(
             f"the list of deployments has no end (stopped after {len(tokens)} pages)", f"try again later, {PASTE}"
         )
 
-    def _page(self, parameters: Mapping[str, str]) -> Page:
+    def _page(self, parameters: Mapping[str, str]) -> tuple[tuple[Deployment, ...], str | None]:
         try:
             answer = self._client.get(deployments_path(self._account), params=parameters)
         except httpx2.TransportError as error:

@@ -13,14 +13,15 @@ import typer
 
 from smartroute.cli.findings import Findings, as_env, as_json, as_table, as_toml, findings
 from smartroute.errors import ConfigError
-from smartroute.fireworks import GLOBAL_KEY_VARIABLE, is_handle_host
-from smartroute.fireworks.account import (
+from smartroute.fireworks import (
     ACCOUNT_VARIABLE,
     API_URL,
     API_URL_VARIABLE,
+    GLOBAL_KEY_VARIABLE,
     Deployment,
     account_id,
     api_base,
+    is_handle_host,
     read_page,
     read_text,
 )
@@ -121,7 +122,7 @@ def read_pasted(text: str) -> tuple[Deployment, ...]:
     decoder, rest = json.JSONDecoder(), text[start.start() :].strip()
     while rest.startswith(("{", "[")):
         document, end = decoder.raw_decode(rest)
-        found += read_page(document).deployments
+        found += read_page(document)[0]
         rest = rest[end:].strip()
     return tuple(found)
 

@@ -5,8 +5,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from smartroute.fireworks import GLOBAL_URL, direct_models, is_handle_host, parse_handle
-from smartroute.fireworks.account import INTERNET, PRIVATE, Deployment
+from smartroute.fireworks import GLOBAL_URL, INTERNET, PRIVATE, Deployment, direct_models, is_handle_host, parse_handle
 from smartroute.settings import key_variable
 
 __all__ = ["Findings", "Named", "as_env", "as_json", "as_table", "as_toml", "findings"]

@@ -8,7 +8,7 @@ from email.utils import format_datetime
 import pytest
 
 from smartroute.cli.control_plane import ATTEMPTS, MOST_PAGES, ControlPlaneError, list_deployments
-from smartroute.fireworks.account import Deployment
+from smartroute.fireworks import Deployment
 from tests.control_plane import CONSOLE_KEY, DIRECT_KEY, ControlPlane, control_plane, deployment
 
 

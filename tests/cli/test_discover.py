@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 import smartroute
 from smartroute.cli import app
 from smartroute.cli.findings import as_env, as_json, as_toml, findings
-from smartroute.fireworks.account import read_page
+from smartroute.fireworks import read_page
 from tests.control_plane import CONSOLE_KEY, DIRECT_KEY, ControlPlane, control_plane, deployment
 from tests.environments import ROOT
 from tests.firectl import as_json as firectl_json
@@ -512,7 +512,7 @@ def test_nothing_that_a_shell_or_toml_reads_comes_through() -> None:
     documents = [deployment(f"d{index}", model=f"accounts/x/models/m{text}") for index, text in enumerate(odd)]
     documents += [deployment(f"e{text}") for text in odd]
     documents += [deployment(f"f{index}", state=text, region="US_UTAH_1") for index, text in enumerate(odd)]
-    found = findings(read_page(documents).deployments)
+    found = findings(read_page(documents)[0])
     for each in (as_env(found), as_toml(found), as_json(found, None)):
         assert "reboot" not in each
         assert "`" not in each
