@@ -15,8 +15,10 @@ from pathlib import Path
 
 import pytest
 import trustme
+import typer.main
 
 from smartroute import Config
+from smartroute.cli import app
 from smartroute.fireworks import GATEWAY_HOSTS, GLOBAL_HOST
 from smartroute.testing import Region
 from tests.control_plane import CONSOLE_KEY, ControlPlane, control_plane, deployment
@@ -29,19 +31,29 @@ ARIZONA = "my-account-abcd1234.us-arizona-1.direct.fireworks.ai"
 FRANKFURT = "my-account-efgh5678.eu-frankfurt-1.direct.fireworks.ai"
 BASE = "accounts/fireworks/models/llama-v3p1-8b-instruct"
 
+COMMANDS = getattr(typer.main.get_command(app), "commands", {})
+
 SITECUSTOMIZE = """
 import json, os, socket
 
-PORTS, resolve = json.loads(os.environ["STAND_INS"]), socket.getaddrinfo
+PORTS = json.loads(os.environ["STAND_INS"])
+ADDRESSES = {host: f"127.0.0.{number}" for number, host in enumerate(PORTS, 10)}
+LISTENING = {(address, 443): ("127.0.0.1", PORTS[host]) for host, address in ADDRESSES.items()}
+resolve = socket.getaddrinfo
 
-def getaddrinfo(host, port, *arguments, **options):
+def getaddrinfo(host, *arguments, **options):
     name = host.decode() if isinstance(host, bytes) else host
-    if name in PORTS:
-        return resolve("127.0.0.1", PORTS[name], *arguments, **options)
-    assert name in ("127.0.0.1", "localhost"), f"{name} is asked for: tests use no network"
-    return resolve(host, port, *arguments, **options)
+    assert name in ADDRESSES or name.startswith("127.0.0."), f"{name} is asked for: tests use no network"
+    return resolve(ADDRESSES.get(name, name), *arguments, **options)
 
-socket.getaddrinfo = getaddrinfo
+class Socket(socket.socket):
+    def connect(self, address):
+        super().connect(LISTENING.get(address, address))
+
+    def connect_ex(self, address):
+        return super().connect_ex(LISTENING.get(address, address))
+
+socket.getaddrinfo, socket.socket = getaddrinfo, Socket
 """
 FIRECTL = """#!/bin/sh
 echo "$*" >> "$FIRECTL_LOG"
@@ -141,8 +153,9 @@ def ssl_context(authority: trustme.CA, host: str) -> ssl.SSLContext:
 
 def block(language: str, holding: str) -> str:
     """The one block of the page that holds these words."""
-    (found,) = (text for name, text in BLOCKS if name == language and holding in text)
-    return found
+    found: list[str] = [text for name, text in BLOCKS if name == language and holding in text]
+    assert len(found) == 1
+    return found[0]
 
 
 @pytest.mark.timeout(180)
@@ -175,7 +188,12 @@ def test_the_page_from_its_top_to_its_end(reader: Reader) -> None:
     assert ARIZONA in reader.shell(block("sh", "| smartroute"))
     assert key not in (reader.folder / "smartroute.toml").read_text()
 
-    # 5. The one argument; and what it is for
+    # 5. Each way to them
+    if "check" in COMMANDS:
+        checked = reader.shell(block("sh", "check --live"))
+        assert all(name in checked for name in ("us-arizona-1", "eu-frankfurt-1", "global"))
+
+    # 6. The one argument; and what it is for
     routed = block("python", "smartroute.Client()")
     assert reader.python(routed).startswith(("us-arizona-1 my-account-abcd1234", "eu-frankfurt-1 my-account-efgh5678"))
     reader.regions[FRANKFURT].stop()
@@ -183,7 +201,7 @@ def test_the_page_from_its_top_to_its_end(reader: Reader) -> None:
     reader.regions[ARIZONA].stop()
     assert reader.python(routed).startswith("global api ")
     posted = [seen for seen in reader.regions[GLOBAL_HOST].requests if seen.method == "POST"]
-    assert [seen.json()["model"] for seen in posted] == ["accounts/my-account/deployments/abcd1234"]
+    assert posted[-1].json()["model"] == "accounts/my-account/deployments/abcd1234"
     for seen in reader.regions[ARIZONA].requests + reader.regions[FRANKFURT].requests:
         assert seen.header("authorization") == f"Bearer {key}"
 
@@ -202,7 +220,7 @@ def test_the_page_from_its_top_to_its_end(reader: Reader) -> None:
 
 def test_no_block_is_left_out() -> None:
     """Those above, the sample of a handle, and the file below."""
-    assert [name for name, _ in BLOCKS].count("sh") == 7
+    assert [name for name, _ in BLOCKS].count("sh") == 8
     assert [name for name, _ in BLOCKS if name != "sh"] == ["text", "py", "text", "python", "toml"]
 
 
