@@ -221,8 +221,8 @@ def _written(found: Findings, form: Format | None, target: Path | None) -> str:
         return as_toml(found)
     if not found.same_models:
         _fail(
-            "the routes serve different models, which the environment cannot tell apart",
-            "choose one with --model, or use --format toml",
+            "the environment cannot say which model each of the routes serves",
+            "use --format toml, or choose one model with --model, and no --gateway",
             2,
         )
     return as_env(found)

@@ -5,7 +5,17 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from smartroute.fireworks import GLOBAL_URL, INTERNET, PRIVATE, Deployment, direct_models, is_handle_host, parse_handle
+from smartroute.fireworks import (
+    GLOBAL_KEY_VARIABLE,
+    GLOBAL_URL,
+    INTERNET,
+    PRIVATE,
+    Deployment,
+    direct_models,
+    is_handle_host,
+    parse_handle,
+)
+from smartroute.route import GLOBAL
 from smartroute.settings import key_variable
 
 __all__ = ["Findings", "Named", "as_env", "as_json", "as_table", "as_toml", "findings"]
@@ -45,8 +55,8 @@ class Findings:
 
     @property
     def same_models(self) -> bool:
-        """Whether one setting says for all routes which models they serve."""
-        return all(route.models == self.routes[0].models for route in self.routes)
+        """Whether one setting can say for all routes which models they serve, as the environment has to."""
+        return all(_host(route.deployment) and route.models == self.routes[0].models for route in self.routes)
 
 
 def findings(deployments: Iterable[Deployment], *, gateway: bool = False) -> Findings:
@@ -73,6 +83,8 @@ def findings(deployments: Iterable[Deployment], *, gateway: bool = False) -> Fin
 
 def _notes_on(deployment: Deployment) -> Iterable[str]:
     who = deployment.id
+    host = _host(deployment)
+    there = parse_handle(host).region if host else None
     if deployment.gone:
         yield f"{who} is {deployment.state}, and left out"
         return
@@ -82,13 +94,15 @@ def _notes_on(deployment: Deployment) -> Iterable[str]:
             f"{who} is private ({deployment.type}): its handle names {what}, not a host. Make an endpoint for it in "
             "your own network, and give that as a route of kind private"
         )
-    elif deployment.type is not None and not _host(deployment):
+    elif deployment.type is not None and not host:
         yield f"{who} has no handle that can be read (yet), and is left out"
-    if (host := _host(deployment)) and (there := parse_handle(host).region) and deployment.region not in (None, there):
+    if there and deployment.region not in (None, there):
         yield (
             f"{who} is in {deployment.region} by the control plane and in {there} by its handle: "
             "ask the vendor before you rely on regions"
         )
+    elif host and deployment.region and not there:
+        yield f"{who}'s handle names no region: where regions matter, only a file can say {deployment.region}"
     if deployment.ready == 0:
         yield f"{who} has no ready replica: it is scaled to zero, or starting"
 
@@ -106,8 +120,8 @@ def _named(deployments: Sequence[Deployment]) -> Iterable[Named]:
     counted = Counter(labels)
     for each, label in zip(deployments, labels, strict=True):
         host = _host(each)
-        taken = counted[label] > 1
-        name = f"{label}-{each.id}" if taken and label != each.id else label
+        taken = counted[label] > 1 or label.lower() == GLOBAL
+        name = f"{label}-{each.id}" if taken else label
         family = [other.name for other in deployments if other.base == each.base and other.name]
         models = dict[str, str]()
         if each.base and family:
@@ -230,16 +244,18 @@ def _addressed(route: Named, model: str, global_model: str) -> list[str]:
 
 def _keys(found: Findings, example: str) -> list[str]:
     """What is to be said of keys. None is written anywhere."""
-    lines = [
-        "# No key is written here. Set the direct routes' key (firectl's --direct-route-api-keys, not the console's)"
-    ]
-    lines += ["# in SMARTROUTE_API_KEY, or where they differ, one for each:"]
-    lines += [f"#   {key_variable(route.name)}{_whose(route)}" for route in found.routes]
-    return [*lines, example] if example else lines
-
-
-def _whose(route: Named) -> str:
-    return "" if _host(route.deployment) else "  (the console key: the gateway takes it)"
+    direct = [route for route in found.routes if _host(route.deployment)]
+    lines: list[str] = []
+    if direct:
+        lines = [
+            "# No key is written here. Set the direct routes' own (firectl's --direct-route-api-keys, not the console's)",
+            "# in SMARTROUTE_API_KEY, or where they differ, one for each:",
+            *(f"#   {key_variable(route.name)}" for route in direct),
+            *([example] if example else []),
+        ]
+    if len(direct) < len(found.routes):
+        lines.append(f"# The routes at {GLOBAL_URL} take the console key, in {GLOBAL_KEY_VARIABLE}.")
+    return lines
 
 
 def _pairs(models: Mapping[str, str]) -> list[str]:

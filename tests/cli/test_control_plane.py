@@ -1,14 +1,17 @@
 """What the control plane is asked, and what becomes of each of its answers."""
 
 import socket
+import ssl
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 
 import pytest
+import trustme
 
 from smartroute.cli.control_plane import ATTEMPTS, MOST_PAGES, ControlPlaneError, list_deployments
 from smartroute.fireworks import Deployment
+from smartroute.testing import Region
 from tests.control_plane import CONSOLE_KEY, DIRECT_KEY, ControlPlane, control_plane, deployment
 
 
@@ -211,3 +214,17 @@ def test_nobody_is_there() -> None:
         list_deployments(url, "my-account", CONSOLE_KEY, sleep=waits.append)
     assert len(waits) == ATTEMPTS - 1
     assert "network" in caught.value.remedy
+
+
+def test_a_certificate_that_is_not_trusted() -> None:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    trustme.CA().issue_cert("127.0.0.1").configure_cert(context)
+    waits: list[float] = []
+    with (
+        Region("vendor", tls=context, prefix="") as region,
+        pytest.raises(ControlPlaneError, match="is not trusted") as caught,
+    ):
+        list_deployments(region.url, "my-account", CONSOLE_KEY, sleep=waits.append)
+    assert "SSL_CERT_FILE" in caught.value.remedy
+    assert not waits
+    assert not region.requests

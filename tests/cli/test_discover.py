@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-import smartroute
+from smartroute import Config
 from smartroute.cli import app
 from smartroute.cli.findings import as_env, as_json, as_toml, findings
 from smartroute.fireworks import read_page
@@ -83,11 +83,11 @@ def sourced(text: str) -> dict[str, str]:
     return dict(json.loads(done.stdout))
 
 
-def configured(environ: Mapping[str, str]) -> smartroute.Config:
-    return smartroute.Config.from_env({**environ, "SMARTROUTE_API_KEY": DIRECT_KEY})
+def configured(environ: Mapping[str, str]) -> Config:
+    return Config.from_env({**environ, "SMARTROUTE_API_KEY": DIRECT_KEY})
 
 
-def check_two_regions(config: smartroute.Config, models: int = 4) -> None:
+def check_two_regions(config: Config, models: int = 4) -> None:
     assert [(route.url, route.region) for route in config.routes] == [
         (f"https://{FRANKFURT}/v1", "EU_FRANKFURT_1"),
         (f"https://{ARIZONA}/v1", "US_ARIZONA_1"),
@@ -224,7 +224,9 @@ def test_two_in_one_region_get_names(server: ControlPlane) -> None:
 def test_a_handle_without_a_region(server: ControlPlane) -> None:
     server.deployments = [deployment("abcd1234", directRouteHandle="my-account-abcd1234.direct.fireworks.ai")]
     assert configured(sourced(ask(server).output)).routes[0].name == "my-account-abcd1234"
-    assert 'region = "US_ARIZONA_1"' in ask(server, "--format", "toml").output
+    done = ask(server, "--format", "toml")
+    assert 'region = "US_ARIZONA_1"' in done.output
+    assert "handle names no region" in done.errors
 
 
 # --- Several models --------------------------------------------------------------------------------
@@ -502,6 +504,33 @@ def test_deployments_behind_the_gateway_as_routes(server: ControlPlane) -> None:
     assert set(route["model"].values()) == {NAME("plain001")}
     assert {NAME("abcd1234"), f"{BASE}#{NAME('plain001')}"} <= set(route["model"])
     assert "left out" not in done.errors
+    assert "SMARTROUTE_API_KEY_PLAIN001" not in done.output
+    assert "FIREWORKS_API_KEY" in done.output
+
+
+def test_they_are_routes_that_a_configuration_takes(server: ControlPlane, tmp_path: Path) -> None:
+    server.deployments += [dict(PLAIN, name=NAME("global")), dict(PLAIN, name=NAME("other001"), baseModel=OTHER)]
+    path = tmp_path / "routes.toml"
+    assert ask(server, "--gateway", "--write", str(path)).status == 0
+    config = configured({"SMARTROUTE_CONFIG": str(path), "FIREWORKS_API_KEY": CONSOLE_KEY})
+    by_name = {route.name: route for route in config.routes}
+    assert set(by_name) == {"eu-frankfurt-1", "us-arizona-1", "plain001", "global-global", "other001"}
+    assert by_name["plain001"].url == config.global_url
+    assert by_name["plain001"].keys == (CONSOLE_KEY,)
+    assert by_name["plain001"].model_for(NAME("abcd1234")) == NAME("plain001")
+    assert by_name["us-arizona-1"].keys == (DIRECT_KEY,)
+    assert by_name["us-arizona-1"].model_for(NAME("plain001")) == BASE
+    assert not by_name["other001"].serves(NAME("abcd1234"))
+
+
+def test_only_those(server: ControlPlane, tmp_path: Path) -> None:
+    server.deployments = [PLAIN]
+    path = tmp_path / "routes.toml"
+    path.write_text(ask(server, "--gateway").output)
+    assert "SMARTROUTE_API_KEY" not in path.read_text()
+    assert ask(server, "--gateway", "--format", "env").status == 2
+    (route,) = Config.from_toml(path, {"FIREWORKS_API_KEY": CONSOLE_KEY}).routes
+    assert (route.name, route.model_for(NAME("plain001"))) == ("plain001", NAME("plain001"))
 
 
 # --- Purely ----------------------------------------------------------------------------------------
