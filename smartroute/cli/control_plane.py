@@ -105,7 +105,8 @@ class _Asking:
         self._retrying = Retrying(
             retry=retry_if_exception_type(_PassingError),
             stop=stop_after_attempt(ATTEMPTS),
-            wait=self._wait,
+            wait=_wait,
+            before_sleep=self._tell,
             sleep=sleep,
             reraise=True,
         )
@@ -214,12 +215,17 @@ class _Asking:
             return ""
         return ": " + "".join(c if c.isprintable() else " " for c in message[:200])
 
-    def _wait(self, state: RetryCallState) -> float:
-        error = state.outcome.exception() if state.outcome else None
-        wait = error.wait if isinstance(error, _PassingError) else None
-        if wait is None:
-            wait = wait_random_exponential(multiplier=0.5, max=8)(state)
-        self._say(
-            f"{error.problem if isinstance(error, _PassingError) else 'No answer'}; trying again in {wait:.1f} s ..."
-        )
-        return wait
+    def _tell(self, state: RetryCallState) -> None:
+        self._say(f"{_error(state).problem}; trying again in {state.upcoming_sleep:.1f} s ...")
+
+
+def _wait(state: RetryCallState) -> float:
+    """The seconds that the answer asks for, or a growing, random number of them."""
+    wait = _error(state).wait
+    return wait_random_exponential(multiplier=0.5, max=8)(state) if wait is None else wait
+
+
+def _error(state: RetryCallState) -> _PassingError:
+    error = state.outcome.exception() if state.outcome else None
+    assert isinstance(error, _PassingError)  # noqa: S101 - nothing else is retried
+    return error

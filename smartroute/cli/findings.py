@@ -92,7 +92,7 @@ def _notes_on(deployment: Deployment) -> Iterable[str]:
         what = "a service attachment" if deployment.type == PRIVATE[0] else "a VPC endpoint service"
         yield (
             f"{who} is private ({deployment.type}): its handle names {what}, not a host. Make an endpoint for it in "
-            "your own network, and give that as a route of kind private"
+            "your own network, and give that as a route of kind private (--format toml writes what it needs)"
         )
     elif deployment.type is not None and not host:
         yield f"{who} has no handle that can be read (yet), and is left out"
@@ -188,7 +188,7 @@ def as_env(found: Findings) -> str:
     if models:
         lines += ["# Requests for these models are routed (asked=sent); all others go where they went before."]
         lines += [_variable("SMARTROUTE_MODEL", models, ",")]
-        lines += _addressed(found.routes[0], "# export SMARTROUTE_MODEL=", "# export SMARTROUTE_GLOBAL_MODEL=")
+        lines += _addressed(found.routes, "# export SMARTROUTE_MODEL=", "# export SMARTROUTE_GLOBAL_MODEL=")
     else:
         lines += ["# The base model is unknown: set SMARTROUTE_MODEL if the routes expect another name than is asked."]
     return "\n".join(lines + _keys(found, "# export SMARTROUTE_API_KEY=...")) + "\n"
@@ -205,7 +205,7 @@ def as_toml(found: Findings) -> str:
     shared = found.same_models and found.routes[0].models
     if shared:
         lines += ["", "# Requests for these models are routed (asked = sent); all others go where they went before."]
-        lines += [*_addressed(found.routes[0], "# model = ", "# global_model = "), "[model]", *_pairs(shared)]
+        lines += [*_addressed(found.routes, "# model = ", "# global_model = "), "[model]", *_pairs(shared)]
     for route in found.routes:
         lines += ["", "[[route]]", f"address = {_quoted(route.address)}", f"name = {_quoted(route.name)}"]
         if route.deployment.region:
@@ -231,14 +231,15 @@ def _private_template(deployment: Deployment) -> list[str]:
     ]
 
 
-def _addressed(route: Named, model: str, global_model: str) -> list[str]:
+def _addressed(routes: Sequence[Named], model: str, global_model: str) -> list[str]:
     """For callers that name the base model: a request that leaves the routes needs another name then."""
-    if not route.deployment.base or not route.deployment.name:
+    deployment = max((route.deployment for route in routes), key=lambda each: each.ready or 0)
+    if not deployment.base or not deployment.name:
         return []
     return [
         "# Code that calls a handle with the base model, as the vendor's page does, wants these instead:",
-        model + _quoted(route.deployment.base),
-        global_model + _quoted(route.deployment.name),
+        model + _quoted(deployment.base),
+        global_model + _quoted(deployment.name),
     ]
 
 
@@ -248,8 +249,8 @@ def _keys(found: Findings, example: str) -> list[str]:
     lines: list[str] = []
     if direct:
         lines = [
-            "# No key is written here. Set the direct routes' own (firectl's --direct-route-api-keys, not the console's)",
-            "# in SMARTROUTE_API_KEY, or where they differ, one for each:",
+            "# No key is written here. Set the direct routes' own, as they were given to firectl in",
+            "# --direct-route-api-keys (the console's is another), in SMARTROUTE_API_KEY; where they differ, one each:",
             *(f"#   {key_variable(route.name)}" for route in direct),
             *([example] if example else []),
         ]

@@ -158,6 +158,7 @@ def test_it_is_given_up_in_the_end(ask: Asking, status: int) -> None:
     assert not error.usage
     assert str(status) in error.problem
     assert len(ask.server.asked) == ATTEMPTS
+    assert len(ask.said) == ATTEMPTS - 1
 
 
 def test_a_page_in_the_middle_is_asked_for_again(ask: Asking) -> None:

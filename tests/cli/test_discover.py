@@ -291,6 +291,11 @@ def test_no_ready_replica(server: ControlPlane, stats: dict[str, int]) -> None:
     assert ARIZONA in done.output
 
 
+def test_a_deployment_that_is_up_is_the_one_to_fall_back_on(server: ControlPlane) -> None:
+    server.deployments[1] = deployment("efgh5678", "EU_FRANKFURT_1", replicaStats={})
+    assert f'SMARTROUTE_GLOBAL_MODEL="{NAME("abcd1234")}"' in ask(server).output
+
+
 def test_a_region_that_its_handle_contradicts(server: ControlPlane) -> None:
     server.deployments[0] = deployment("abcd1234", region="US_TEXAS_1", directRouteHandle=ARIZONA)
     assert "abcd1234 is in US_TEXAS_1 by the control plane and in US_ARIZONA_1 by its handle" in ask(server).errors
