@@ -59,7 +59,8 @@ class Config:
 
     Attributes:
         routes: the routes, each with its final keys and models: a route without keys of its own got
-            `api_key`, one without a model name of its own `model`. None: everything passes through.
+            `api_key` (one behind the vendor's gateway `FIREWORKS_API_KEY`, if that is set), one without a
+            model name of its own `model`. None: everything passes through.
         global_url: the base URL of the global endpoint; None (argument also: `off`): no fallback.
         global_api_key: its key, for requests that were addressed to a route. Never shown.
         global_model: its model name, for such requests: a name or (asked, sent) pairs.

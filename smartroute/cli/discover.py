@@ -81,6 +81,7 @@ def discover(
     """  # noqa: D301 - \b keeps the lines of a paragraph as they are
     if source not in (None, "-"):
         _fail(f"there is nothing to read from {source!r}", "write - and pipe firectl's output in", 2)
+    overwrite = write is not None and _may_overwrite(write, force=force, may_ask=source is None)
     if source == "-":
         owner = None
         known = _piped()
@@ -88,12 +89,11 @@ def discover(
         owner = _account(account)
         known = _asked(owner, api_url)
     found = findings(_chosen(known, deployment or [], model), gateway=gateway)
-    target = write and _target(write, force=force, may_ask=source is None)
     if found.deployments and not as_object:
         print(as_table(found.deployments), file=sys.stderr)
     for note in () if as_object else found.notes:
         print(f"- {note}", file=sys.stderr)
-    text = _written(found, form, write) if found.routes and (target or not as_object) else ""
+    text = _written(found, form, write) if found.routes and (write or not as_object) else ""
     if as_object:
         print(as_json(found, owner))
     if not found.routes:
@@ -102,8 +102,8 @@ def discover(
             "create one with --direct-route-type INTERNET, or see --gateway and the docs, fireworks.md",
             1,
         )
-    if target:
-        _save(target, text)
+    if write:
+        _save(write, text, overwrite=overwrite)
     elif not as_object:
         print(file=sys.stderr)
         print(text, end="")
@@ -228,20 +228,21 @@ def _written(found: Findings, form: Format | None, target: Path | None) -> str:
     return as_env(found)
 
 
-def _target(path: Path, *, force: bool, may_ask: bool) -> Path:
-    """The file, if it may be written."""
-    if not path.exists() or force:
-        return path
+def _may_overwrite(path: Path, *, force: bool, may_ask: bool) -> bool:
+    """Whether what is in the file may go. Asked before the vendor is: nobody waits for a refusal."""
+    if force or not path.exists():
+        return force
     if not may_ask or not sys.stdin.isatty():
         _fail(f"{path} exists", "use --force to overwrite it, or another name", 2)
     if not typer.confirm(f"{path} exists. Overwrite it?", err=True):
         _fail("nothing was written", "give another name with --write", 1)
-    return path
+    return True
 
 
-def _save(path: Path, text: str) -> None:
+def _save(path: Path, text: str, *, overwrite: bool) -> None:
     try:
-        path.write_text(text, "utf-8")
+        with path.open("w" if overwrite else "x", encoding="utf-8") as file:
+            file.write(text)
     except OSError as error:
         _fail(f"{path} cannot be written ({error.strerror})", "name a file in a folder that is there", 2)
     print(f"Written to {path}. Next: the keys it names, and smartroute check.", file=sys.stderr)

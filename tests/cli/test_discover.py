@@ -561,3 +561,9 @@ def test_the_help_teaches_by_example() -> None:
         "firectl get deployment abcd1234 | smartroute discover -",
     ):
         assert example in done.output
+
+
+def test_the_command_line_does_not_wait_for_what_asks_the_vendor() -> None:
+    script = "import sys, smartroute.cli.discover; print(*sorted({name.partition('.')[0] for name in sys.modules}))"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert not {"httpx2", "httpcore2", "tenacity"} & set(done.stdout.split())
