@@ -76,7 +76,8 @@ class Rewriter:
         self._allowed = ALLOWED + config.forward_headers
         self._bases: dict[tuple[bytes, bytes, int | None], list[tuple[bytes, str | None]]] = {}
         for route in config.routes:
-            self._add_base(route.url, route.name)
+            if route.url != config.global_url:  # a deployment behind the global endpoint: that is who was addressed
+                self._add_base(route.url, route.name)
         if config.global_url is not None:
             self._add_base(config.global_url, None)
         for bases in self._bases.values():  # a base may lie below another: the longest that fits is meant
