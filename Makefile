@@ -88,6 +88,10 @@ build: .venv/.dev ## Build the wheel and the sdist into dist/
 	@rm -rf dist
 	@$(BIN)/python -m build --no-isolation
 
+.PHONY: frameworks
+frameworks: .venv/.dev ## Frameworks that take an HTTP client: docs/frameworks.md, each in its newest version (2 minutes)
+	@$(BIN)/python -m tests.compat.frameworks
+
 .PHONY: docs
 docs: .venvs/docs/.installed ## Build the documentation site into .site/html, and check every link in it
 	@.venvs/docs/bin/python -m tests.site
