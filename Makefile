@@ -89,7 +89,7 @@ build: .venv/.dev ## Build the wheel and the sdist into dist/
 	@$(BIN)/python -m build --no-isolation
 
 .PHONY: frameworks
-frameworks: .venv/.dev ## Frameworks that take an HTTP client: docs/frameworks.md, each in its newest version (2 minutes)
+frameworks: .venv/.dev ## Frameworks that take an HTTP client: docs/frameworks.md, each in its newest version (3 minutes)
 	@$(BIN)/python -m tests.compat.frameworks
 
 .PHONY: docs

@@ -7,7 +7,6 @@ folder only: it gets a copy in which such links lead to pages made of the change
 mode knows the links between pages; what a browser would make of the result is checked here, in the HTML itself.
 """
 
-import os
 import re
 import shutil
 import subprocess
@@ -33,8 +32,9 @@ BESIDE = {
     "examples": "examples.md",
 }
 """What pages may link to outside of docs/, and what it is on the site."""
-NOT_MARKDOWN = re.compile(r"^(?:[-*] |\d+\. |\|.*\|$|```|#+ )", re.MULTILINE)
-"""What is left in a paragraph where GitHub sees a list, a table, a fence or a heading and the generator does not."""
+NOT_MARKDOWN = re.compile(r"^(?:[-*] |\d+\. |\|.*\|$|```|#+ )|\][\[(]", re.MULTILINE)
+"""What is left in a paragraph that was meant to be a list, a table, a fence, a heading or a link."""
+COLOURS = re.compile(r"\x1b\[[\d;]*m")
 ELSEWHERE = re.compile(r"""(?:@import|url\()\s*["']?(?:https?:)?//[^"')\s]+""")
 
 
@@ -139,6 +139,7 @@ class _Page(HTMLParser):
         self.loaded: list[str] = []
         self.paragraphs: list[str] = []
         self._open: list[str] | None = None
+        self._code = False
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         for name, value in attrs:
@@ -154,12 +155,14 @@ class _Page(HTMLParser):
                 self.loaded += [part.split()[0] for part in value.split(",")]
         if tag == "p":
             self._open = []
+        self._code = tag == "code"
 
     def handle_data(self, data: str) -> None:
         if self._open is not None:
-            self._open.append(data)
+            self._open.append("..." if self._code else data)
 
     def handle_endtag(self, tag: str) -> None:
+        self._code = False
         if tag == "p" and self._open is not None:
             self.paragraphs.append("".join(self._open))
             self._open = None
@@ -212,15 +215,20 @@ def build(site: Path) -> None:
     """
     done = subprocess.run(
         [Path(sys.executable).with_name("zensical"), "build", "--strict", f"--config-file={site / CONFIGURATION}"],
-        env={**os.environ, "NO_COLOR": "1"},
         capture_output=True,
         text=True,
         check=False,
         timeout=300,
     )
-    if done.returncode or "warning" in (done.stdout + done.stderr).lower():
-        raise SiteError(done.stdout, done.stderr)
-    (site / "html" / "404.html").unlink()  # for a server, which there need not be: its links are absolute
+    said = COLOURS.sub("", done.stdout + done.stderr)
+    if done.returncode or "warning" in said.lower():
+        raise SiteError(said.partition("Traceback")[0] if " found\n" in said else said)
+    html = site / "html"
+    html.joinpath("404.html").unlink()  # for a server, which there need not be: its links are absolute
+    index = html.joinpath("search.json").read_text("utf-8")
+    html.joinpath("search.js").write_text(
+        f"var __index = {index}", "utf-8"
+    )  # what is read in place of it from the disk
 
 
 def main() -> None:

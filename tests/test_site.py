@@ -73,7 +73,9 @@ def html(tmp_path: Path) -> Path:
         '<link rel="stylesheet" href="a.css"><a href="sub/b.html#part">b</a><a href="https://host.example">out</a>'
         '<a href="#top" id="top">top</a><a href="sub">folder</a><img src="data:image/gif;base64,R0lG">'
     )
-    folder.joinpath("sub", "b.html").write_text('<h2 id="part">Part</h2><p>1 - 2</p><a href="../index.html">home</a>')
+    folder.joinpath("sub", "b.html").write_text(
+        '<h2 id="part">Part</h2><p>1 - 2 [DONE]\n<code>- a[0][1]</code></p><a href="../index.html">home</a>'
+    )
     folder.joinpath("sub", "index.html").write_text("")
     folder.joinpath("a.css").write_text("a { background: url(sub/x.png) }")
     return folder
@@ -97,6 +99,7 @@ def test_a_good_site_is_good(html: Path) -> None:
         ('<img srcset="https://host.example/a.png 2x">', "loads https://host.example/a.png"),
         ("<p>Two things:\n- one</p>", "not a paragraph: 'Two things:\\n- one'"),
         ("<p>| a | b |\n|---|---|</p>", "not a paragraph"),
+        ("<p>See [there][undefined].</p>", "not a paragraph"),
     ],
 )
 def test_what_is_wrong_with_a_page_is_found(html: Path, piece: str, problem: str) -> None:
