@@ -226,9 +226,7 @@ def build(site: Path) -> None:
     html = site / "html"
     html.joinpath("404.html").unlink()  # for a server, which there need not be: its links are absolute
     index = html.joinpath("search.json").read_text("utf-8")
-    html.joinpath("search.js").write_text(
-        f"var __index = {index}", "utf-8"
-    )  # what is read in place of it from the disk
+    html.joinpath("search.js").write_text(f"var __index = {index}", "utf-8")  # a page on the disk cannot read the other
 
 
 def main() -> None:
