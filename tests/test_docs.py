@@ -16,7 +16,7 @@ import typer.main
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 
 from smartroute.cli import app
-from smartroute.config import unknown_variables
+from smartroute.config import Config, unknown_variables
 from smartroute.settings import SETTINGS
 from tests.collector import collecting
 from tests.documents import PAGES, StandIn, commands, fenced, stand_in
@@ -110,6 +110,21 @@ def options_of_commands() -> dict[str, set[str]]:
     for name, command in getattr(group, "commands").items():  # noqa: B009 - a group's, if it is one
         found[name] = {option for each in command.params for option in (*each.opts, *each.secondary_opts)}
     return found
+
+
+@pytest.mark.parametrize("page", TEXTS)
+def test_settings_that_are_shown_can_be_used(page: str, tmp_path: Path) -> None:
+    """Each block that exports some, and each TOML file; what stands in angle brackets is for the reader to fill in."""
+    key = {"SMARTROUTE_API_KEY": "fake"}
+    for block in fenced(TEXTS[page], "sh"):
+        if "export SMARTROUTE_" in block:
+            script = re.sub(r"<[^<>]+>", "fake", block) + "\nenv -0"
+            said = subprocess.run(["sh", "-euc", script], env=key, capture_output=True, text=True, check=True).stdout
+            assert Config.from_env(dict(line.split("=", 1) for line in said.split("\0") if line)).routes
+    for number, block in enumerate(fenced(TEXTS[page], "toml")):
+        path = tmp_path / f"{number}.toml"
+        path.write_text(block, "utf-8")
+        assert Config.from_toml(path, key).routes
 
 
 @pytest.mark.parametrize("page", TEXTS)
