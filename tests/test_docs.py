@@ -117,7 +117,7 @@ def options_of_commands() -> dict[str, set[str]]:
 
 @pytest.mark.parametrize("page", TEXTS)
 def test_settings_that_are_shown_can_be_used(page: str, tmp_path: Path) -> None:
-    """Each block that only exports some, and each TOML file; what stands in angle brackets is for the reader to fill in."""
+    """Each block of exports, and each TOML file; what stands in angle brackets is for the reader to fill in."""
     key = {"SMARTROUTE_API_KEY": "fake"}
     for block in fenced(TEXTS[page], "sh"):
         if "export SMARTROUTE_" in block and not OTHER_THAN_EXPORTS.search(block):
