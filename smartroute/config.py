@@ -6,22 +6,20 @@ understand the same values, and a message names the setting as its writer knows 
 reported, not the first only; and no message quotes a refused value, for it may be a misplaced key.
 """
 
-import difflib
 import functools
 import logging
 import os
 import re
-import tomllib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
 from types import MappingProxyType
-from typing import Self, TypedDict, TypeVar, cast
+from typing import NamedTuple, Self, TypedDict, TypeVar, cast
 from urllib.parse import urlsplit
 
 from smartroute.errors import Problem
-from smartroute.fireworks import GLOBAL_HOST, GLOBAL_KEY_VARIABLE, GLOBAL_URL
+from smartroute.fireworks import GATEWAY_HOSTS, GLOBAL_HOST, GLOBAL_KEY_VARIABLE, GLOBAL_URL
 from smartroute.route import (
     GLOBAL,
     Checks,
@@ -59,8 +57,8 @@ class Config:
 
     Attributes:
         routes: the routes, each with its final keys, models and paths: a route without keys of its own got
-            `api_key`, one without a model name of its own `model`, one without paths `paths`. None: everything
-            passes through.
+            `api_key` (one behind the vendor's gateway `FIREWORKS_API_KEY`, if that is set), one without a
+            model name of its own `model`, one without paths `paths`. None: everything passes through.
         global_url: the base URL of the global endpoint; None (argument also: `off`): no fallback.
         global_api_key: its key, for requests that were addressed to a route. Never shown.
         global_model: its model name, for such requests: a name or (asked, sent) pairs.
@@ -205,12 +203,14 @@ _IN_TABLE = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class _Given:
+class _Given(NamedTuple):
     """A raw value and where it was written."""
 
-    value: object = field(repr=False)
+    value: object
     source: str
+
+    def __repr__(self) -> str:
+        return self.source  # the value may be a key
 
 
 class _Table(TypedDict, total=False):
@@ -247,6 +247,8 @@ def _is_key_variable(name: str) -> bool:
 
 
 def _near(name: str, known: Iterable[str], prefix: str = "") -> str:
+    import difflib  # noqa: PLC0415 - needed where there is a mistake, which is seldom
+
     bare = {each.removeprefix(prefix): each for each in known}
     match = difflib.get_close_matches(name.removeprefix(prefix), bare, 1, 0.7)
     return f"did you mean {bare[match[0]]}?" if match else ""
@@ -270,6 +272,8 @@ def _from_environ(environ: Mapping[str, str]) -> dict[str, _Given]:
 
 
 def _from_file(path: Path, source: str, checks: Checks) -> dict[str, _Given]:
+    import tomllib  # noqa: PLC0415 - 2 ms that only who has a file need wait for
+
     try:
         document: dict[str, object] = tomllib.loads(path.expanduser().read_text("utf-8"))
     except OSError as error:
@@ -375,15 +379,21 @@ class _Reading:
 
     def _compare(self, route: Route, source: str, others: Sequence[Route], endpoint: Route | None) -> None:
         for other in others:
-            if _place(route) == _place(other):
-                self.checks.add(source, f"route {other.name!r} is there twice: the URL is the same", "take one out")
+            alike = None in (route.models, other.models) or route.models == other.models
+            if _place(route) == _place(other) and alike:
+                self.checks.add(
+                    source,
+                    f"route {other.name!r} is there twice: the URL is the same",
+                    "take one out; deployments behind one URL need models of their own",
+                )
             elif slug(route.name) == slug(other.name):
                 self.checks.add(
                     source,
                     f"two routes are named {route.name!r} (capitals, '-', '.' and '_' make no difference)",
                     "give one another name: name=address, or name in its [[route]] table",
                 )
-        if endpoint and f"{endpoint.url}/".startswith(f"{route.url}/"):
+        is_behind_global = endpoint and endpoint.url == route.url and route.models is not None  # a gateway's deployment
+        if endpoint and f"{endpoint.url}/".startswith(f"{route.url}/") and not is_behind_global:
             entry = self.given.get("global_url")
             self.checks.add(
                 entry.source if entry else source,
@@ -406,7 +416,9 @@ class _Reading:
         completed: list[Route] = []
         for route, source in found:
             own = named.pop(slug(route.name), None)
-            theirs = self.checks.read(own.source, read_keys, own.value, ()) if own else route.keys or keys or ()
+            theirs = route.keys or self._gateway_keys(route) or keys or ()
+            if own:
+                theirs = self.checks.read(own.source, read_keys, own.value, ())
             completed.append(route.replace(keys=theirs, models=route.models or models, paths=route.paths or paths))
             if not theirs and not own and certain and route.kind is Kind.DIRECT:
                 self.checks.add(
@@ -419,6 +431,13 @@ class _Reading:
             if name not in self.unread and "" not in self.unread:
                 self.checks.add(entry.source, "there is no such route", self._remedy_for_key(name, entry, completed))
         return tuple(completed)
+
+    def _gateway_keys(self, route: Route) -> tuple[str, ...]:
+        """The vendor's gateway takes the console key: the key of the direct routes does not belong there."""
+        entry = self.given.get(GLOBAL_KEY_VARIABLE)
+        if entry is None or urlsplit(route.url).hostname not in GATEWAY_HOSTS:
+            return ()
+        return Checks().read("", read_keys, entry.value, ())
 
     def _remedy_for_key(self, name: str, entry: _Given, routes: Sequence[Route]) -> str:
         if name == GLOBAL:

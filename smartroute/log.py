@@ -72,6 +72,10 @@ class Log:
         self._open: dict[str, str] = {}
         self._all_down = self._offline = False
 
+    def after_fork(self) -> None:
+        """In a child process: a thread that is not here may have held the lock."""
+        self._lock = threading.Lock()
+
     @property
     def active(self) -> bool:
         """Whether the story of each request is wanted."""

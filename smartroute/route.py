@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from fnmatch import fnmatchcase
 from ipaddress import IPv6Address, ip_address
-from typing import ClassVar, Generic, Self, TypeVar, cast, overload
+from typing import ClassVar, Generic, NamedTuple, Self, TypeVar, cast, overload
 from urllib.parse import urlsplit
 
 from smartroute.errors import ConfigError, Problem
@@ -61,7 +61,7 @@ _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _HEADER_VALUE = re.compile(r"[!-~]+( +[!-~]+)*")
 _LABEL = "[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?"
 _HOST = re.compile(rf"{_LABEL}(\.{_LABEL})*\.?|[0-9a-f:.]*:[0-9a-f:.]*")
-PATH = re.compile(r"(/[^/?#\\\x00-\x20\x7f-\U0010ffff]+)*")
+PATH = re.compile(r"(/[!\"$-.0->@-\[\]-~]+)*")
 _PORTS = {"http": 80, "https": 443}
 _ADDRESS = "write a handle (account-deployment.region.direct.fireworks.ai) or a URL (https://host/v1)"
 
@@ -397,8 +397,7 @@ def _is_model_name(text: str) -> bool:
     return bool(text.strip()) and text.strip().isprintable()
 
 
-@dataclass(frozen=True, slots=True)
-class _Address:
+class _Address(NamedTuple):
     """A route's address, read. `label` is the default name."""
 
     url: str
@@ -554,8 +553,7 @@ def _is_local(host: str) -> bool:
     return not address.is_global
 
 
-@dataclass(frozen=True, slots=True)
-class RouteStatus:
+class RouteStatus(NamedTuple):
     """What is known of a route now. Times are in seconds.
 
     Attributes:

@@ -11,7 +11,6 @@ import random as _random
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from math import inf
 from typing import TYPE_CHECKING, NoReturn
 
@@ -212,6 +211,7 @@ class Router:
             known.silence = Silence()
         self._selector.conversations.after_fork()
         self._selector.changed()
+        self._listeners.after_fork()
 
     # For the transports
 
@@ -723,7 +723,7 @@ class Router:
         note = "" if known is None else known.trouble(now)
         if self._offline.now:
             note = "this machine seems to be offline"
-        return replace(candidate, note=note) if note else candidate
+        return candidate._replace(note=note) if note else candidate
 
     def _find(self, name: str) -> Known:
         try:

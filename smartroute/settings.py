@@ -7,10 +7,9 @@ argument) and says what it means, or refuses it with a remedy.
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from importlib.util import find_spec
-from typing import cast
+from typing import NamedTuple, cast
 
 from smartroute.errors import ConfigError
 from smartroute.fireworks import GLOBAL_HOST, GLOBAL_KEY_VARIABLE, GLOBAL_URL
@@ -160,8 +159,7 @@ def read_global_url(value: object) -> Route | None:
 # --- The table of settings --------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Setting:
+class Setting(NamedTuple):
     """One line of the table of settings.
 
     Attributes:
@@ -174,7 +172,7 @@ class Setting:
     name: str
     meaning: str
     default: str = ""
-    read: Callable[[object], object] | None = field(default=None, repr=False)
+    read: Callable[[object], object] | None = None
 
     @property
     def variable(self) -> str:

@@ -645,3 +645,48 @@ def test_no_representation_shows_a_key(key: str) -> None:
     assert {config.global_api_key, *config.routes[0].keys, *config.routes[1].keys} == {key}
     for value in (config, config.global_route, *config.routes):
         assert key not in repr(value) + str(value)
+
+
+# --- Deployments behind a gateway --------------------------------------------------------------------
+
+CONSOLE = {"FIREWORKS_API_KEY": "fw_FakeConsoleKey"}
+GATEWAY = """
+[[route]]
+address = "https://api.fireworks.ai/inference/v1"
+name = "tokyo"
+region = "AP_TOKYO_1"
+model = { "accounts/a/deployments/one" = "accounts/a/deployments/two" }
+
+[[route]]
+address = "https://api.fireworks.ai/inference/v1"
+name = "paris"
+region = "EU_PARIS_1"
+model = "accounts/a/deployments/one"
+
+[[route]]
+address = "a-b.us-iowa-1.direct.fireworks.ai"
+"""
+
+
+def test_deployments_behind_one_url_are_routes_by_their_models(toml: Callable[[str], Path]) -> None:
+    environ = CONSOLE | env(API_KEY="FakeDirectKey")
+    config = Config.from_toml(toml(GATEWAY), environ)
+    assert [route.url == config.global_url for route in config.routes] == [True, True, False]
+    # Who has the key of the direct routes has no business at the gateway, and the other way round.
+    assert [route.keys for route in config.routes] == [("fw_FakeConsoleKey",)] * 2 + [("FakeDirectKey",)]
+
+
+def test_a_gateways_route_may_have_a_key_of_its_own(toml: Callable[[str], Path]) -> None:
+    own = CONSOLE | env(API_KEY="d", API_KEY_PARIS="fw_FakeParisKey")
+    assert Config.from_toml(toml(GATEWAY), own).routes[1].keys == ("fw_FakeParisKey",)
+    assert Config.from_toml(toml(GATEWAY), env(API_KEY="d")).routes[1].keys == ("d",)  # nothing else was said
+
+
+def test_one_url_twice_needs_two_models() -> None:
+    for models in (["m", "m"], ["m", None], [None, "m"], [None, None]):
+        routes = [Route("https://gw.example/v1", name=f"r{i}", api_key="k", model=m) for i, m in enumerate(models)]
+        assert "models of their own" in str(refused(lambda routes=routes: Config(routes)))  # type: ignore[misc]
+
+
+def test_the_global_endpoint_itself_is_no_route_without_a_model() -> None:
+    assert "the global endpoint lies below" in str(refused(lambda: Config([Route(GLOBAL_URL, api_key="k")])))

@@ -15,6 +15,8 @@ except ModuleNotFoundError as missing:
 import os
 from typing import Annotated
 
+from smartroute.cli.discover import discover
+
 __all__ = ["app", "main"]
 
 app = typer.Typer(
@@ -85,6 +87,9 @@ def demo(
     elif endpoint:
         account.remark(f"\nThe spans were sent to {endpoint}")
     raise typer.Exit(account.failures > 0)
+
+
+app.command()(discover)
 
 
 def main() -> None:

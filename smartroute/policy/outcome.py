@@ -5,12 +5,11 @@ reference, gRPC A6 and Finagle (what may be replayed).
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from datetime import UTC
 from email.utils import parsedate_to_datetime
 from enum import Enum, StrEnum, auto
 from math import isnan
-from typing import Any
+from typing import Any, NamedTuple
 
 __all__ = [
     "MAX_RETRY_AFTER",
@@ -82,8 +81,7 @@ class Blame(Enum):
     """The route cannot be reached: it leaves the race at once."""
 
 
-@dataclass(frozen=True, slots=True)
-class Rule:
+class Rule(NamedTuple):
     """What follows from a failure."""
 
     again: Again

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import count
+from typing import NamedTuple
 from weakref import WeakKeyDictionary
 
 from smartroute.policy.breaker import State
@@ -27,8 +28,7 @@ PROBE_LIMIT = 5.0
 """Seconds that the first probe of a route may take; later ones as long as a verification."""
 
 
-@dataclass(frozen=True, slots=True)
-class Claim:
+class Claim(NamedTuple):
     """A probe that is to be made.
 
     Attributes:
@@ -44,8 +44,7 @@ class Claim:
     exchanges: tuple[int, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
+class Finding(NamedTuple):
     """What came of a probe.
 
     Attributes:
@@ -66,7 +65,7 @@ class Finding:
     late: bool = False
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Schedule:
     """Shares the probing among the clients of one router. `now` is monotonic seconds.
 

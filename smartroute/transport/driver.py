@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from queue import Empty, SimpleQueue
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 from weakref import WeakSet
 
 import httpcore2
@@ -74,8 +74,7 @@ UNSENT = frozenset(
 """Failures that come before the first byte of a request, or (`CLIENT_CERTIFICATE`) before it is read."""
 
 
-@dataclass(frozen=True, slots=True)
-class Journey:
+class Journey(NamedTuple):
     """How a response was routed: `response.extensions["smartroute"]`.
 
     Attributes:
@@ -111,8 +110,7 @@ class Flight:
     dropped: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Trip:
+class Trip(NamedTuple):
     """One request on its way: its exchange, what came in, and its flights by their attempts' numbers."""
 
     exchange: Exchange
@@ -172,6 +170,8 @@ class DriverBase:
 
     def after_fork(self) -> None:
         """In a child process: connections are the parent's. They are left alone, also by the collector."""
+        for flight in self.open_streams:
+            flight.open = False  # or its pool's lock is waited for, which a thread may have held that is not here
         self.chores, self.open_streams = SimpleQueue(), {}
 
     def do_chores(self) -> None:

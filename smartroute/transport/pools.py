@@ -127,7 +127,7 @@ class TransportOptions(TypedDict, total=False):
     socket_options: Iterable[httpcore2.SOCKET_OPTION] | None
 
 
-@dataclass
+@dataclass(eq=False)
 class PoolOptions:
     """How connections are made; the same for every pool of a client."""
 

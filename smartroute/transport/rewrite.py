@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import quote, urlencode, urlsplit
@@ -18,7 +17,7 @@ import httpcore2
 from smartroute.policy.messages import Attempt, Call
 from smartroute.route import NEVER_FORWARDED, Route
 from smartroute.transport.body import Value, peek, with_model
-from smartroute.transport.http1 import Header, Outgoing
+from smartroute.transport.http1 import Header, Outgoing, is_header
 
 if TYPE_CHECKING:
     import httpx2
@@ -48,6 +47,8 @@ ALLOWED = (
 """The request headers that travel to a route. The caller's credentials and cookies are not among them."""
 ALLOWED_QUERY = (b"api-version",)
 """The query parameters that travel to a route: a query may hold a key, as a header may."""
+FRAMING = (b"content-length", b"transfer-encoding", b"connection")
+"""Request headers that are made with the request's body."""
 NO_REGION = ("-",)
 """A pattern that no region fits."""
 MOST_REMEMBERED = 1_000
@@ -107,8 +108,7 @@ class _Form(NamedTuple):
         return b"&".join([*kept, self.query])
 
 
-@dataclass(frozen=True, slots=True)
-class Intake:
+class Intake(NamedTuple):
     """A request that routes may serve: what the policy needs to know, and what is needed to rewrite it."""
 
     call: Call
@@ -127,7 +127,8 @@ class Rewriter:
         self._paths = frozenset(path for route in config.routes for path in route.paths)
         self._bases: dict[tuple[bytes, bytes, int | None], list[tuple[bytes, str | None, frozenset[str]]]] = {}
         for route in config.routes:
-            self._add_base(route.url, route.name, frozenset(route.paths))
+            if route.url != config.global_url:  # a deployment behind the global endpoint: that is who was addressed
+                self._add_base(route.url, route.name, frozenset(route.paths))
         if config.global_url is not None:
             self._add_base(config.global_url, None, self._paths)
         for bases in self._bases.values():  # a base may lie below another: the longest that fits is meant
@@ -311,8 +312,10 @@ class Rewriter:
 
     def _allowed_of(self, added: Sequence[Header], form: _Form) -> list[Header]:
         """Which headers of a listener's may leave: the trace's, and those that the configuration names (baggage)."""
-        names = ((header, header[0].lower()) for header in added)
-        return [header for header, lower in names if self._is_allowed(lower) and lower not in form.replaced]
+        added = [header for header in added if is_header(header)]  # or a listener's mistake would be the request's
+        named = ((header, header[0].lower()) for header in added)
+        others = [pair for pair in named if pair[1] not in FRAMING and pair[1] not in form.replaced]
+        return [header for header, lower in others if self._is_allowed(lower)]
 
     def _is_allowed(self, lower: bytes) -> bool:
         travels = self._travels.get(lower)

@@ -9,7 +9,7 @@ import ssl
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from math import inf
-from typing import Any
+from typing import Any, NamedTuple
 
 import httpcore2
 
@@ -51,8 +51,7 @@ class RaceLost(Exception):  # noqa: N818 - control flow, not an error
         super().__init__(winner)
 
 
-@dataclass(frozen=True, slots=True)
-class Rival:
+class Rival(NamedTuple):
     """An endpoint whose connection may be raced; `idle` tells whether it has one that is ready."""
 
     name: str
@@ -61,7 +60,7 @@ class Rival:
     idle: Callable[[], bool]
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Watch:
     """The wire's view of one attempt.
 

@@ -228,7 +228,7 @@ def test_nothing_is_kept_of_a_request_that_is_over(caller: Caller, world: World)
 # --- Other processes -------------------------------------------------------------------------------------
 
 
-def environment_of(world: World, backend: str = "httpcore") -> dict[str, str]:
+def environment_of(world: World, backend: str = "httptools") -> dict[str, str]:
     return {
         "SMARTROUTE_ROUTES": f"near={world.near.url} far={world.far.url}",
         "SMARTROUTE_API_KEY_NEAR": "fake-near-key",
@@ -242,7 +242,7 @@ def environment_of(world: World, backend: str = "httpcore") -> dict[str, str]:
     }
 
 
-def run(script: str, world: World, backend: str = "httpcore") -> tuple[str, str, int]:
+def run(script: str, world: World, backend: str = "httptools") -> tuple[str, str, int]:
     """What a script writes to stdout and to stderr, and its exit status."""
     done = subprocess.run(
         [sys.executable, "-c", SETTING + script],
@@ -429,13 +429,13 @@ asyncio.run(main())
 }
 
 
-@pytest.mark.parametrize("backend", ["httpcore", "aiohttp"])
+@pytest.mark.parametrize("backend", ["httptools", "httpcore", "aiohttp"])
 @pytest.mark.parametrize("script", LEFT_OPEN.values(), ids=LEFT_OPEN)
 def test_the_interpreter_may_end_with_streams_open(world: World, script: str, backend: str) -> None:
     for region in (world.near, world.far):
         region.token_interval = 30
     if backend == "aiohttp" and "Async" not in script:
-        pytest.skip("sync clients have one backend")
+        pytest.skip("sync clients have no such backend")
     assert run(script, world, backend) == ("", "", 0)
 
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from smartroute.events import AttemptStarted, Event
 from smartroute.testing import Seen
 from tests.transport.kit import CHAT, STREAM, TEXT, Caller, World, measure, posts
 
@@ -254,3 +255,31 @@ def test_a_body_may_be_large_and_of_any_form(caller: Caller, world: World) -> No
     assert post(caller, client, world.globe.url, content).status_code == 200
     assert only(world.near.requests).body == content[:-4] + b'"at-routes"}'
     assert TEXT in post(caller, client, world.globe.url).text
+
+
+@pytest.mark.parametrize(
+    "pair",
+    [
+        ("traceparent", "fake"),
+        (b"traceparent", "fake"),
+        (b"traceparent", b"fake\r\nX-Smuggled: fake"),
+        (b"traceparent", b" fake"),
+        (b"trace parent", b"fake"),
+        (b"content-length", b"5"),
+        (b"traceparent",),
+        b"traceparent",
+        None,
+    ],
+)
+@pytest.mark.parametrize("caller", ["sync-httpx2"], indirect=True)
+def test_a_listeners_mistake_fails_no_request(caller: Caller, world: World, pair: Any) -> None:
+    client = measure(caller.client(world.config()))
+
+    def add(event: Event) -> None:
+        if isinstance(event, AttemptStarted):
+            event.headers[:] = [pair, (b"tracestate", b"fake=1")]
+
+    client.router.subscribe(add)
+    assert post(caller, client, world.globe.url).status_code == 200
+    seen = only(world.near.requests)
+    assert (seen.header("tracestate"), seen.header("traceparent"), seen.body) == ("fake=1", None, BODY)
