@@ -169,6 +169,8 @@ def test_a_private_route_with_the_internet_behind_it(tmp_path: Path, stack: Exit
         **{
             "https://10.20.0.5/v1": private.url,
             "https://my-account-abcd1234.us-iowa-1.direct.fireworks.ai/v1": internet.url,
+            "# ca_file": "ca_file",
+            "# client_": "client_",
             "/etc/smartroute": str(tmp_path),
         },
     )
