@@ -6,7 +6,16 @@ and the types of its SDK). A region is an open string: one that is not listed he
 
 from dataclasses import dataclass
 
-__all__ = ["GLOBAL_HOST", "GLOBAL_KEY_VARIABLE", "GLOBAL_URL", "REGIONS", "Handle", "is_handle_host", "parse_handle"]
+__all__ = [
+    "GLOBAL_HOST",
+    "GLOBAL_KEY_VARIABLE",
+    "GLOBAL_URL",
+    "REGIONS",
+    "Handle",
+    "is_handle_host",
+    "parse_handle",
+    "remedy_for_model",
+]
 
 GLOBAL_HOST = "api.fireworks.ai"
 GLOBAL_URL = f"https://{GLOBAL_HOST}/inference/v1"
@@ -84,3 +93,25 @@ NOTED_HEADERS = frozenset(
     )
 )
 """Response headers worth keeping in a trace. Times are in seconds."""
+
+
+def remedy_for_model(model: str, *, direct: bool) -> str:
+    """What to try where an endpoint does not have a model of the vendor's naming; nothing if the name is another's.
+
+    A direct route and the global endpoint know a deployment by different names.
+    """
+    if not model.startswith("accounts/"):
+        return ""
+    base, separator, deployment = model.partition("#")
+    if direct and separator:
+        return f"a direct route takes what stands on one side of the #: {base}, or {deployment}"
+    if "/deployments/" in model:
+        if direct:
+            return "a direct route also takes the base model (accounts/fireworks/models/...): try that name"
+        return "look whether the deployment is there, and spelt so: accounts/ACCOUNT/deployments/DEPLOYMENT"
+    if direct:
+        return "look whether it is this deployment's base model, or try accounts/ACCOUNT/deployments/DEPLOYMENT"
+    return (
+        "the global endpoint knows a deployment as accounts/ACCOUNT/deployments/DEPLOYMENT; "
+        "a base model there means the serverless one"
+    )
