@@ -18,11 +18,13 @@ except ModuleNotFoundError as missing:
 from smartroute.cli.check import check
 from smartroute.cli.demo import demo
 from smartroute.cli.env import env
+from smartroute.cli.explain import explain
 from smartroute.cli.options import guarded
+from smartroute.cli.probe import probe
 
 __all__ = ["app", "main"]
 
-COMMANDS = (check, env, demo)
+COMMANDS = (check, probe, explain, env, demo)
 """In the order of the help."""
 
 app = typer.Typer(

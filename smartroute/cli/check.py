@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from smartroute.cli.measure import Answer, Completion, Look
     from smartroute.cli.remedies import Trouble
 
-__all__ = ["Inspected", "check", "inspect", "model_for", "problems_of"]
+__all__ = ["Inspected", "check", "endpoints_of", "inspect", "model_for", "problems_of"]
 
 DAY = 86_400.0
 
@@ -75,9 +75,9 @@ def check(
     given, problems = problems_of(lambda: read_config(config), os.environ)
     found: Sequence[Inspected] = ()
     if given is not None and not given.disabled:
-        if live and model is None and not any(model_for(route, given, None) for route in _endpoints(given)):
+        if live and model is None and not any(model_for(route, given, None) for route in endpoints_of(given)):
             raise typer.BadParameter("no model is configured; say which: --live --model NAME", param_hint="--live")
-        total = len(_endpoints(given)) * (2 if live else 1)
+        total = len(endpoints_of(given)) * (2 if live else 1)
         with progress("checking", total, no_color=no_color) as step:
             found = inspect(given, os.environ, live=live, model=model, limit=limit, done=step)
     if as_json:
@@ -140,7 +140,7 @@ def inspect(
     from smartroute.router import Router  # noqa: PLC0415
 
     meter = Meter(config, limit=limit)
-    endpoints = _endpoints(config)
+    endpoints = endpoints_of(config)
     used = [route for route in endpoints if config.allows(route.region)]
     looks = {look.route.name: look for look in in_parallel(meter.look, used, done)}
     found = {
@@ -175,7 +175,8 @@ def inspect(
     )
 
 
-def _endpoints(config: Config) -> tuple[Route, ...]:
+def endpoints_of(config: Config) -> tuple[Route, ...]:
+    """The routes, and the global endpoint if there is one."""
     return config.routes if config.global_route is None else (*config.routes, config.global_route)
 
 

@@ -31,8 +31,9 @@ from smartroute.events import AttemptEnded, Event
 from smartroute.policy.messages import Attempt
 from smartroute.policy.outcome import Failure
 from smartroute.policy.schedule import Claim, Finding
+from smartroute.policy.selection import Candidate
 from smartroute.route import Kind, Route
-from smartroute.router import Router
+from smartroute.router import SILENT, Router
 from smartroute.transport.connect import failure_of
 from smartroute.transport.core import SyncCorePool
 from smartroute.transport.driver import describe
@@ -42,7 +43,7 @@ from smartroute.transport.rewrite import Rewriter
 from smartroute.transport.sync_wire import SyncWire
 from smartroute.transport.watch import Watch
 
-__all__ = ["Answer", "Asker", "Certificate", "Completion", "Look", "Meter", "family", "in_parallel", "live_path"]
+__all__ = ["Answer", "Asker", "Certificate", "Completion", "Look", "Meter", "family", "in_parallel", "live_path", "why"]
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -135,24 +136,49 @@ class Look:
         """From a request's first byte to the answer's head."""
         return None if self.answer is None else self.answer.seconds
 
-    def tell(self, router: Router) -> None:
-        """Let the router learn from it, as from a probe of its own."""
-        if self.route.kind is Kind.GLOBAL:
-            return
+    @property
+    def silent(self) -> bool:
+        """Whether nothing was heard: one such look is no proof that an endpoint is down, two are."""
+        return self.failure in SILENT
+
+    @property
+    def good(self) -> bool:
+        """Whether it was answered as the router takes for health."""
         answer = self.answer
+        return self.failure is None and answer is not None and not answer.refuses_key and (answer.status or 0) < 500
+
+    @property
+    def trouble(self) -> str:
+        """What is not good, in a few words."""
+        if self.failure is not None:
+            return f"{self.step}: {self.detail}"
+        return f"status {self.answer.status}" if self.answer is not None and not self.good else ""
+
+    def tell(self, router: Router) -> None:
+        """Let the router learn from it, as from a probe of its own.
+
+        A route whose keys are refused is drained: where the router finds that out by a request, it avoids it as well.
+        """
+        route, answer = self.route, self.answer
+        if route.kind is Kind.GLOBAL:
+            return
         status = answer.status if answer else None
         sick = self.failure or (str(status) if status is not None and status >= 500 else None)
         router.probed(
-            Claim(self.route, fresh=False, limit=LIMIT),
+            Claim(route, fresh=self.silent, limit=LIMIT),
             Finding(
                 self.started,
                 status,
                 self.round_trip,
                 failure=sick,
-                detail=self.detail or (f"status {status}" if sick else ""),
+                detail=f"{self.failure}: {self.detail}" if self.failure else f"status {status}" if sick else "",
                 unreachable=self.step in ("dns", "connect", "tls"),
             ),
         )
+        if answer is not None and answer.refuses_key:
+            router.drain(route.name)
+        elif answer is not None:
+            router.resume(route.name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,6 +212,11 @@ def family() -> Family:
     """The HTTP family that `smartroute.Client` is of."""
     found: Family = import_module(smartroute.Client.__module__).FAMILY
     return found
+
+
+def why(candidate: Candidate) -> str:
+    """Why a route stands where it stands, for one of the router's rankings that looks have made."""
+    return "key_refused" if candidate.reason == "drained" else candidate.reason
 
 
 def live_path(route: Route, config: Config) -> str | None:
@@ -228,7 +259,7 @@ class Meter:
                     answer, listed = self._get(pool, route, watch, marks, key=key, proxied=proxied)
                 except Exception as error:  # noqa: BLE001 - whatever the wire raises is what was found out
                     failure = failure_of(error, watch)
-                    detail = describe(failure, error).removeprefix(f"{failure}: ")
+                    detail = describe(failure, error).removeprefix(f"{failure}: ").removesuffix(".")
                     step, reason = marks.step, _reason(error)
                     break
                 answers.append(answer)

@@ -150,8 +150,7 @@ def _of_failure(look: Look, failure: Failure) -> tuple[str, str]:
         case Failure.RESET | Failure.CONNECT if look.step == "tls":
             return (
                 f"{place} broke off the TLS handshake ({look.detail})",
-                "see whether it speaks TLS on this port (write http:// if it does not, and is in a network of your own), "
-                "and lets this client in",
+                "see whether it lets this client in, and speaks TLS on this port (if not, and in your own network: http://)",
             )
         case Failure.CONNECT if "refused" in look.detail.lower():
             return f"{place} refuses connections", "check the port, and that the server is up and listens there"
