@@ -21,10 +21,11 @@ from smartroute.cli.env import env
 from smartroute.cli.explain import explain
 from smartroute.cli.options import guarded
 from smartroute.cli.probe import probe
+from smartroute.cli.watch import watch
 
 __all__ = ["app", "main"]
 
-COMMANDS = (check, probe, explain, env, demo)
+COMMANDS = (check, probe, watch, explain, env, demo)
 """In the order of the help."""
 
 app = typer.Typer(
