@@ -59,9 +59,10 @@ def check(
     no_color: NoColor = False,
     as_json: AsJson = False,
 ) -> None:
-    """Check the configuration, and the way to each endpoint: name, connection, TLS, key.
+    """Check the configuration, and the way to each endpoint.
 
-    Every problem is told at once, with its remedy. Nothing is sent to a model unless you say --live.
+    The name, the connection, TLS and the keys of each: every problem is told at once, with its remedy. Nothing is
+    sent to a model unless you say --live.
 
     \b
     smartroute check                                    before a deployment, or when something is odd

@@ -43,7 +43,7 @@ class RouteSettings:
 
 
 def env(*, config: ConfigFile = None, no_color: NoColor = False, as_json: AsJson = False) -> None:
-    """Show the configuration that is in effect, and where each value comes from.
+    """Show the configuration in effect, and the source of each value.
 
     Variables win over the file, and the file over the defaults. Of keys the last four characters are shown.
 

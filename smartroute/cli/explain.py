@@ -190,7 +190,7 @@ def _print(screen: Screen, found: Explanation, conversation: str | None) -> None
                 milliseconds(parts.round_trip if parts else None),
                 "-" if parts is None else f"{parts.service * 1e3:.1f} ms ± {parts.error * 1e3:.1f}",
                 "-" if parts is None else f"x {parts.load:.2f}",
-                each.candidate.state if each.candidate else "",
+                each.candidate.state if each.candidate and each.reason != "fallback" else "",
                 "; ".join(filter(None, (REASONS.get(each.reason, each.reason), each.note))),
             ]
         )

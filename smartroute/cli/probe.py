@@ -83,7 +83,7 @@ def probe(
     no_color: NoColor = False,
     as_json: AsJson = False,
 ) -> None:
-    """Measure the way to each endpoint, and rank them as the router would.
+    """Measure the way to each endpoint, in the order of the router.
 
     In each round every endpoint gets a fresh connection (TCP, TLS) and an authenticated GET; the router learns
     from them as from its own probes. The table stands in the order in which it would ask.

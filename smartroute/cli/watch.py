@@ -181,7 +181,7 @@ def watch(
     no_color: NoColor = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object per change, one a line.")] = False,
 ) -> None:
-    """Watch the routes live: their state, round trip, and where requests would go.
+    """Watch the routes live: their state, and where requests would go.
 
     The library's own router and prober, as in a process that serves requests; none are sent to a model. A route
     that comes back is `half_open` until a real request has been answered, and no request is made here.

@@ -6,10 +6,11 @@ import socket
 import ssl
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import trustme
@@ -30,6 +31,7 @@ __all__ = [
     "environment",
     "free_port",
     "python",
+    "python_in",
     "routes",
     "run",
     "secured",
@@ -63,11 +65,16 @@ def environment(**variables: str) -> dict[str, str]:
 
 
 def python(*arguments: str, **variables: str) -> Done:
-    """What a Python that was started so says. Warnings are errors."""
+    """What a Python that was started so says."""
+    return python_in(ROOT, arguments, variables)
+
+
+def python_in(folder: Path, arguments: Sequence[str], variables: Mapping[str, str]) -> Done:
+    """The same, started in this folder. Warnings are errors, and no key is ever said."""
     done = subprocess.run(
         [sys.executable, "-W", "error", *arguments],
-        env=environment(**variables),
-        cwd=ROOT,
+        env=environment(PYTHONPATH=f"{ROOT}", **variables),
+        cwd=folder,
         capture_output=True,
         text=True,
         check=False,
@@ -79,7 +86,7 @@ def python(*arguments: str, **variables: str) -> Done:
 
 
 def run(*arguments: str, **variables: str) -> Done:
-    """What `smartroute` says. It never says a key."""
+    """What `smartroute` says."""
     return python("-m", "smartroute.cli", *arguments, **variables)
 
 

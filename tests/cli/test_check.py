@@ -2,10 +2,14 @@
 
 import os
 import pty
+import signal
 import socket
 import subprocess
 import sys
 import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -218,6 +222,68 @@ def test_a_proxy_in_the_way(proxy: Proxy, near: Region, monkeypatch: pytest.Monk
     assert "through the proxy" in said
     assert "NO_PROXY" in said
     assert "fake-password" not in said
+
+
+@contextmanager
+def tunnel(*, refuses: bool = False) -> Iterator[str]:
+    """A proxy for HTTPS: it is told where to (CONNECT), and passes bytes both ways. Gives its URL."""
+    open_now = True
+
+    def pump(source: socket.socket, sink: socket.socket) -> None:
+        with suppress(OSError):
+            while data := source.recv(65536):
+                sink.sendall(data)
+            sink.shutdown(socket.SHUT_WR)
+
+    def serve(caller: socket.socket) -> None:
+        with caller:
+            head = b""
+            while b"\r\n\r\n" not in head and (data := caller.recv(65536)):
+                head += data
+            if not head or refuses:
+                caller.sendall(b"HTTP/1.1 403 Forbidden\r\ncontent-length: 0\r\n\r\n")
+                return
+            host, _, port = head.split()[1].decode().partition(":")
+            with socket.create_connection((host, int(port))) as called:
+                caller.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
+                back = threading.Thread(target=pump, args=(called, caller))
+                back.start()
+                pump(caller, called)
+                back.join()
+
+    def accept() -> None:
+        while True:
+            caller, _ = listener.accept()
+            if not open_now:
+                caller.close()
+                return
+            serve(caller)
+
+    with socket.create_server((HOST, 0)) as listener:
+        thread = threading.Thread(target=accept)
+        thread.start()
+        yield f"http://{HOST}:{listener.getsockname()[1]}"
+        open_now = False
+        socket.create_connection(listener.getsockname()).close()
+        thread.join()
+
+
+def test_a_tunnel_through_a_proxy(authority: trustme.CA, trusted: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with secured(authority.issue_cert(HOST), "near", api_keys=[DIRECT]) as near:
+        with tunnel() as url:
+            monkeypatch.setenv("HTTPS_PROXY", url)
+            found = look_at(near)
+        assert found.healthy
+        assert found.look is not None
+        assert found.look.proxy == url
+        assert all(took is not None for took in (found.look.connect, found.look.tls, found.look.round_trip))
+        assert found.look.certificate is not None
+        assert found.look.certificate.issuer.startswith("trustme")
+        with tunnel(refuses=True) as url:
+            monkeypatch.setenv("HTTPS_PROXY", url)
+            _, said = the_trouble(look_at(near))
+    assert "through the proxy" in said
+    assert "allow 127.0.0.1:" in said
 
 
 # --- The answer --------------------------------------------------------------------------------------
@@ -580,3 +646,21 @@ def test_a_progress_bar_goes_to_a_terminal_and_the_table_to_the_pipe(near: Regio
     assert "2 of 2 endpoints can serve." not in shown
     assert b"\x1b" not in output
     assert b"2 of 2 endpoints can serve." in output
+
+
+def test_interrupted(near: Region, globe: Region) -> None:
+    near.set(Silence())
+    child = subprocess.Popen(
+        [sys.executable, "-W", "error", "-m", "smartroute.cli", "check", "--limit", "300"],
+        env=environment(**variables(near, globe)),
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    while not near.requests:
+        time.sleep(0.01)
+    child.send_signal(signal.SIGINT)
+    output, errors = child.communicate(timeout=20)
+    assert child.returncode == 130
+    assert output == errors == ""
