@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from math import inf
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Annotated
 
@@ -201,12 +202,11 @@ def watch(
     need_routes(given)
     warn_of_unknown()
     screen = Screen(no_color=no_color, quiet=as_json)
-    until = None if seconds is None else time.monotonic() + seconds
     with _orderly_end():
         if screen.is_terminal and not as_json:
-            well = _live(given, screen, model, until)
+            well = _live(given, screen, model, seconds)
         else:
-            well = _lines(given, screen, model, until, as_json=as_json)
+            well = _lines(given, screen, model, seconds, as_json=as_json)
     raise typer.Exit(not well)
 
 
@@ -240,12 +240,12 @@ def _imagine(router: Router, model: str | None) -> None:
             router.finish(exchange, "cancelled")
 
 
-def _follow(router: Router, watcher: Watcher, model: str | None, until: float | None) -> Generator[None]:
-    """A step every `TICK`, until the time is over."""
-    imagined = 0.0
-    all_by = time.monotonic() + PATIENCE
+def _follow(router: Router, watcher: Watcher, model: str | None, seconds: float | None) -> Generator[None]:
+    """A step every `TICK`, for so many seconds, and one at the end."""
+    imagined, began = 0.0, time.monotonic()
+    all_by, until = began + PATIENCE, inf if seconds is None else began + seconds
     used = [route for route in router.config.routes if router.config.allows(route.region)]
-    while until is None or time.monotonic() < until:
+    while True:
         now = time.monotonic()
         if now - imagined >= IMAGINED:
             imagined = now
@@ -255,7 +255,9 @@ def _follow(router: Router, watcher: Watcher, model: str | None, until: float | 
             first = next(iter(router.rank(model=model)), None)
             watcher.goes_to(first.route.name if first else None, first.reason if first else "")
         yield
-        time.sleep(TICK)
+        if now >= until:
+            return
+        time.sleep(min(TICK, until - now))
 
 
 def _heed_refusals(router: Router, watcher: Watcher) -> None:
@@ -293,13 +295,13 @@ def _orderly_end() -> Generator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _lines(config: Config, screen: Screen, model: str | None, until: float | None, *, as_json: bool) -> bool:
+def _lines(config: Config, screen: Screen, model: str | None, seconds: float | None, *, as_json: bool) -> bool:
     """A line for each change."""
     changes: SimpleQueue[Change] = SimpleQueue()
     watcher = Watcher(changes.put)
     asked = _asked(config, model)
     with watching(config, watcher) as router:
-        for _ in _follow(router, watcher, asked, until):
+        for _ in _follow(router, watcher, asked, seconds):
             while not changes.empty():
                 change = changes.get()
                 if as_json:
@@ -310,7 +312,7 @@ def _lines(config: Config, screen: Screen, model: str | None, until: float | Non
         return _well(router, watcher)
 
 
-def _live(config: Config, screen: Screen, model: str | None, until: float | None) -> bool:
+def _live(config: Config, screen: Screen, model: str | None, seconds: float | None) -> bool:
     """A table that stays in its place, on a screen of its own; what it showed last remains."""
     from rich.live import Live  # noqa: PLC0415 - see `options`
 
@@ -320,7 +322,7 @@ def _live(config: Config, screen: Screen, model: str | None, until: float | None
     with watching(config, watcher) as router:
         try:
             with Live(console=screen.console, screen=True, auto_refresh=False, vertical_overflow="crop") as live:
-                for _ in _follow(router, watcher, asked, until):
+                for _ in _follow(router, watcher, asked, seconds):
                     height = max(screen.console.height - len(config.routes) - 5, 0)
                     live.update(_view(router, watcher, list(changes), height, screen.console.width), refresh=True)
         finally:

@@ -103,11 +103,11 @@ def test_a_json_object_for_each_change(near: Region, globe: Region) -> None:
 
 
 def test_for_some_time(near: Region, globe: Region) -> None:
-    done = run("watch", "--for", "1.5", "--interval", "0.2", **variables(near, globe))
+    done = run("watch", "--for", "3", "--interval", "0.2", **variables(near, globe))
     assert done.status == 0
     assert "near: probes: answered" in done.output
     near.stop()
-    done = run("watch", "--for", "1.5", "--interval", "0.2", **variables(near, globe))
+    done = run("watch", "--for", "3", "--interval", "0.2", **variables(near, globe))
     assert done.status == 1
 
 
