@@ -26,7 +26,7 @@ from smartroute.cli.watch import watch
 __all__ = ["app", "main"]
 
 COMMANDS = (check, probe, watch, explain, env, demo)
-"""In the order of the help."""
+"""In the order of the help. A further command is imported above and named here, and all is done."""
 
 app = typer.Typer(
     add_completion=False,

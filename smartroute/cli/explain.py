@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from smartroute.cli.check import endpoints_of, model_for
+from smartroute.cli.check import model_for
 from smartroute.cli.options import AsJson, ConfigFile, NoColor, need_routes, read_config, warn_of_unknown
 from smartroute.cli.output import Screen, milliseconds, print_json, progress, rounded
 from smartroute.config import Config
@@ -104,7 +104,8 @@ def explain(
     given = read_config(config)
     need_routes(given)
     warn_of_unknown()
-    with progress("probing", len(endpoints_of(given)), no_color=no_color) as step:
+    used = [route for route in given.routes if given.allows(route.region)]
+    with progress("probing", len(used), no_color=no_color) as step:
         found = explanation_of(
             given, model=model, path=path, conversation=conversation, size=size, limit=limit, done=step
         )
@@ -191,12 +192,15 @@ def _print(screen: Screen, found: Explanation, conversation: str | None) -> None
                 "-" if parts is None else f"{parts.service * 1e3:.1f} ms ± {parts.error * 1e3:.1f}",
                 "-" if parts is None else f"x {parts.load:.2f}",
                 each.candidate.state if each.candidate and each.reason != "fallback" else "",
-                "; ".join(filter(None, (REASONS.get(each.reason, each.reason), each.note))),
+                REASONS.get(each.reason, each.reason),
             ]
         )
     columns = ["", "endpoint", "region", "score", "round trip", "service", "load", "state", "why"]
     screen.table(columns, rows, right=("", "score", "round trip", "service", "load"))
     screen.line()
+    for each in found.endpoints:
+        if each.note:
+            screen.line(f"{each.route.name}: {each.note}", "red")
     screen.line(
         "score = (round trip + service) x load. The service time is learned from requests: none were made here."
     )

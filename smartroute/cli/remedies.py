@@ -92,7 +92,10 @@ def of_look(look: Look, config: Config, environ: Mapping[str, str], wall: float)
             remedy = "have it renewed; it will be refused from then on"
             found.append(Trouble(route.name, "certificate", problem, remedy, severe=False))
     if look.failure is not None:
-        found.append(Trouble(route.name, look.step, *_of_failure(look, look.failure)))
+        problem, remedy = _of_failure(look, look.failure)
+        if route.kind is Kind.GLOBAL and look.step in ("dns", "connect"):
+            remedy += f"; or set {PREFIX}GLOBAL_URL=off, if there is to be no fallback"
+        found.append(Trouble(route.name, look.step, problem, remedy))
     refused = [answer for answer in look.answers if answer.refuses_key]
     for answer in refused:
         if (trouble := _of_key(look, answer, config, environ, alone=len(refused) == len(look.answers))) is not None:

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 import trustme
 
+import smartroute
 from smartroute import Config, Route
 from smartroute.cli.check import Inspected, inspect
 from smartroute.cli.remedies import of_configuration
@@ -433,6 +434,27 @@ def test_a_token_comes(near: Region, globe: Region) -> None:
     assert asked.header("authorization") == f"Bearer {DIRECT}"
 
 
+@pytest.mark.parametrize("family", ["httpx", "httpx2"])
+@pytest.mark.parametrize("backend", ["httptools", "httpcore"])
+def test_with_either_family_and_backend(
+    near: Region, monkeypatch: pytest.MonkeyPatch, family: str, backend: str
+) -> None:
+    monkeypatch.setattr(smartroute, "_family", lambda: family)
+    config = Config([Route(near.url)], api_key=DIRECT, model=MODEL, global_url=None, backend=backend)
+    (found,) = inspect(config, {}, live=True)
+    assert found.healthy
+    assert found.look is not None
+    assert None not in (found.look.dns, found.look.connect, found.look.round_trip)
+    assert found.completion is not None
+    assert found.completion.good
+
+
+def test_the_global_endpoint_may_be_left_out(near: Region) -> None:
+    config = Config([near.url], api_key=DIRECT, global_url=f"http://{HOST}:{free_port()}/v1")
+    _, world = inspect(config, {})
+    assert "SMARTROUTE_GLOBAL_URL=off" in the_trouble(world)[1]
+
+
 def test_what_the_application_asks_for_is_translated(near: Region) -> None:
     found = look_at(near, live=True, model=f"mine={MODEL}")
     assert found.healthy
@@ -573,6 +595,14 @@ def test_the_shape_of_the_json(authority: trustme.CA, trusted: str, globe: Regio
     assert route["live"]["first_token_ms"] > 0
     assert world["region"] == "GLOBAL"
     assert world["tls_ms"] is None
+
+
+def test_the_json_of_a_configuration_that_cannot_be_used() -> None:
+    done = run("check", "--json", SMARTROUTE_ROUTES="nonsense")
+    assert done.status == 2
+    shown = done.json()
+    assert (shown["healthy"], shown["endpoints"]) == (False, [])
+    assert shown["problems"][0]["setting"] == "SMARTROUTE_ROUTES"
 
 
 def test_something_cannot_serve(near: Region, globe: Region) -> None:
