@@ -13,6 +13,7 @@ __all__ = [
     "REGIONS",
     "Handle",
     "is_handle_host",
+    "looks_like_console_key",
     "parse_handle",
     "remedy_for_model",
 ]
@@ -77,6 +78,14 @@ def parse_handle(host: str) -> Handle:
     if "-" not in deployment.strip("-"):
         raise ValueError("the handle has no '-' between account and deployment")
     return Handle(host, deployment, region.replace("-", "_").upper() if region else None)
+
+
+def looks_like_console_key(key: str) -> bool:
+    """Whether a key looks like one of the console's, which no direct route accepts.
+
+    A direct route's keys are alphanumeric, whatever its owner chose; the console's begin with `fw_`.
+    """
+    return key.startswith("fw_")
 
 
 WAITS = {"DEPLOYMENT_SCALING_UP": 60.0}

@@ -12,7 +12,7 @@ from smartroute.cli.output import Screen, milliseconds, print_json, progress, ro
 from smartroute.config import Config
 from smartroute.policy.known import TYPICAL_SIZE
 from smartroute.policy.selection import Candidate
-from smartroute.route import Route
+from smartroute.route import Kind, Route
 from smartroute.router import Router
 
 __all__ = ["Explained", "Explanation", "explain", "explanation_of"]
@@ -27,13 +27,14 @@ REASONS = {
     "last_resort": "asked only when nobody else is left",
     "model": "not asked: it does not serve this model",
     "next": "asked if those before it fail",
+    "path": "not asked: it does not serve this path",
     "quarantine": "not asked: it refused what others accepted",
     "region": "not asked: its region is not allowed",
     "suspect": "it does not answer: asked after the others",
     "trial": "on trial after an outage",
     "unmeasured": "nothing is measured yet",
 }
-NOT_ASKED = ("busy", "cooldown", "key_refused", "model", "quarantine", "region")
+NOT_ASKED = ("busy", "cooldown", "key_refused", "model", "path", "quarantine", "region")
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +44,7 @@ class Explained:
     Attributes:
         place: from 1; None: it is not asked.
         candidate: the router's word on it; None: the router did not consider it.
-        reason: `Candidate.reason`; or `model` (it does not serve the model) or `key_refused`.
+        reason: `Candidate.reason`; or `model` or `path` (it does not serve that), or `key_refused`.
         model: the name under which it would be asked for the model.
         note: what its probe met, if it was not answered well.
     """
@@ -137,7 +138,7 @@ def explanation_of(
         limit: seconds that each step of a probe may take.
         done: called when an endpoint has been probed.
     """
-    from smartroute.cli.measure import Meter, in_parallel, why  # noqa: PLC0415 - see `options`
+    from smartroute.cli.measure import Meter, in_parallel, served, why  # noqa: PLC0415 - see `options`
 
     asked = model or next((name for route in config.routes if (name := model_for(route, config, None))), None)
     router, meter = Router(config), Meter(config, limit=limit)
@@ -153,11 +154,13 @@ def explanation_of(
     notes = {look.route.name: f"its probe: {look.trouble}" for look in looks if not look.good}
     endpoints: list[Explained] = []
     for candidate in ranking:
-        reason = why(candidate)
-        place = None if reason in NOT_ASKED else len(endpoints) + 1
-        name = asked if candidate.reason == "fallback" else candidate.route.model_for(asked)
-        note = notes.get(candidate.route.name, "")
-        endpoints.append(Explained(candidate.route, place, candidate, reason, name, note))
+        route, reason = candidate.route, why(candidate)
+        if route.kind is not Kind.GLOBAL and path not in served(route, config):
+            reason = "path"
+        place = None if reason in NOT_ASKED else sum(each.place is not None for each in endpoints) + 1
+        name = asked if route.kind is Kind.GLOBAL else route.model_for(asked)
+        endpoints.append(Explained(route, place, candidate, reason, name, notes.get(route.name, "")))
+    endpoints.sort(key=lambda each: each.place is None)
     ranked = {each.route.name for each in endpoints}
     endpoints += [
         Explained(route, None, None, "model" if config.allows(route.region) else "region", None)
@@ -168,7 +171,9 @@ def explanation_of(
 
 
 def _why_not(config: Config, path: str, model: str | None) -> str:
-    if not any(path in (getattr(route, "paths", None) or config.paths) for route in config.routes):
+    from smartroute.cli.measure import served  # noqa: PLC0415 - see `options`
+
+    if not any(path in served(route, config) for route in config.routes):
         return f"{path} is not among the paths that routes serve (SMARTROUTE_PATHS)"
     if not any(route.serves(model) for route in config.routes):
         return f"no route serves {f'the model {model}' if model else 'a request without a known model (--model)'}"

@@ -43,7 +43,20 @@ from smartroute.transport.rewrite import Rewriter
 from smartroute.transport.sync_wire import SyncWire
 from smartroute.transport.watch import Watch
 
-__all__ = ["Answer", "Asker", "Certificate", "Completion", "Look", "Meter", "family", "in_parallel", "live_path", "why"]
+__all__ = [
+    "Answer",
+    "Asker",
+    "Certificate",
+    "Completion",
+    "Look",
+    "Meter",
+    "family",
+    "in_parallel",
+    "live_path",
+    "secrets_of",
+    "served",
+    "why",
+]
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -219,10 +232,20 @@ def why(candidate: Candidate) -> str:
     return "key_refused" if candidate.reason == "drained" else candidate.reason
 
 
+def secrets_of(route: Route) -> list[str]:
+    """What nobody must see of a route: its keys, and the values of its headers and of its query parameters."""
+    pairs = (*getattr(route, "headers", ()), *getattr(route, "query", ()))
+    return [*route.keys, *(value for _, value in pairs)]
+
+
+def served(route: Route, config: Config) -> tuple[str, ...]:
+    """The paths below its base URL that a route serves."""
+    return getattr(route, "paths", ()) or config.paths
+
+
 def live_path(route: Route, config: Config) -> str | None:
     """A path that the route serves and that a completion may be asked for at; None: there is none."""
-    served = getattr(route, "paths", None) or config.paths
-    return next((path for path in ("/chat/completions", "/completions") if path in served), None)
+    return next((path for path in ("/chat/completions", "/completions") if path in served(route, config)), None)
 
 
 class Meter:
@@ -299,7 +322,9 @@ class Meter:
         headers = {name.lower(): value for name, value in response.headers}
         location = _place(headers.get(b"location", b"").decode("latin-1"), route.url)
         seconds = arrived - marks.sent_at
-        return Answer(key, response.status, seconds, is_json, _code(parsed, route.keys), location), _models(parsed)
+        return Answer(key, response.status, seconds, is_json, _code(parsed, secrets_of(route)), location), _models(
+            parsed
+        )
 
 
 class Asker:
@@ -335,7 +360,10 @@ class Asker:
         said: dict[str, object] = {"prompt": "Hi"}
         if path == "/chat/completions":
             said = {"messages": [{"role": "user", "content": "Hi"}]}
-        headers = {"x-smartroute-route": route.name} | ({"authorization": f"Bearer {key}"} if key else {})
+        headers = {"x-smartroute-route": route.name}
+        if key:  # a request to a route's own URL carries the route's key, as the route wants it
+            name = "authorization" if self._config.global_url else getattr(route, "key_header", "authorization")
+            headers[name] = f"Bearer {key}" if name == "authorization" else key
         sent = model if on_global else route.model_for(model) or model
         self._ended.pop(route.name, None)
         started = time.monotonic()
@@ -367,7 +395,7 @@ class Asker:
             seconds,
             first if status == 200 else None,
             status,
-            "" if status == 200 else _code(_parsed(body)[0], (*route.keys, *(filter(None, (key,))))),
+            "" if status == 200 else _code(_parsed(body)[0], [*secrets_of(route), *filter(None, (key,))]),
             failure or (None if status else "error"),
             (last.detail if last else "") or detail,
         )

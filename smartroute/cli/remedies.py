@@ -15,6 +15,7 @@ from smartroute.fireworks import (
     GLOBAL_KEY_VARIABLE,
     WAITS,
     is_handle_host,
+    looks_like_console_key,
     parse_handle,
     remedy_for_model,
 )
@@ -150,6 +151,11 @@ def _of_failure(look: Look, failure: Failure) -> tuple[str, str]:
     match failure:
         case Failure.DNS:
             return f"the name {host} was not found ({look.detail})", _of_name(look.route, host)
+        case _ if "ALERT" in look.reason and ("CERTIFICATE" in look.reason or "UNKNOWN_CA" in look.reason):
+            return (
+                f"{place} does not accept this client's certificate, or asks for one ({look.detail})",
+                "set client_cert and client_key of the route to files that it accepts",
+            )
         case Failure.RESET | Failure.CONNECT if look.step == "tls":
             return (
                 f"{place} broke off the TLS handshake ({look.detail})",
@@ -232,7 +238,7 @@ def _of_tls(look: Look, place: str) -> tuple[str, str]:
                 f"{place} does not speak TLS",
                 "use the port that does; or write http://, if it is in a network of your own",
             )
-        case reason if "CERTIFICATE_REQUIRED" in reason or "HANDSHAKE_FAILURE" in reason:
+        case reason if "HANDSHAKE_FAILURE" in reason:
             return (
                 f"{place} refuses this client in the TLS handshake ({reason})",
                 "set client_cert and client_key of the route, if it asks for a client's certificate",
@@ -273,8 +279,9 @@ def _of_key(look: Look, answer: Answer, config: Config, environ: Mapping[str, st
             return Trouble(route.name, "request", problem, f"set the console key in {own}")
         return Trouble(route.name, "request", problem, f"set the right key in {own}")
     setting = f"{key_variable(route.name)}, or {PREFIX}API_KEY for all routes"
-    if key in console:
-        problem += "; it is the global endpoint's key too, and a console key is no direct key"
+    if key in console or looks_like_console_key(key):
+        same = "is the global endpoint's key too" if key in console else "looks like a console key"
+        problem += f"; it {same}, and a console key is no direct key"
         return Trouble(route.name, "request", problem, f"set the deployment's direct route key in {setting}")
     return Trouble(route.name, "request", problem, f"set the key that the deployment was given in {setting}")
 

@@ -4,6 +4,7 @@ import os
 import pty
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import threading
@@ -174,6 +175,17 @@ def test_a_certificate_that_expires_soon_is_a_warning(authority: trustme.CA, tru
     assert "expires in 3.0 days" in trouble.problem
 
 
+def test_a_client_certificate_is_asked_for(authority: trustme.CA, trusted: str) -> None:
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    authority.issue_cert(HOST).configure_cert(context)
+    authority.configure_trust(context)
+    context.verify_mode = ssl.CERT_REQUIRED
+    with Region("near", tls=context) as near:
+        _, said = the_trouble(look_at(near))
+    assert "this client's certificate" in said
+    assert "client_cert and client_key" in said
+
+
 def test_https_where_plain_http_is_spoken() -> None:
     """A server that answers a handshake with an error in plain text, as nginx does."""
     with socket.create_server((HOST, 0)) as listener:
@@ -303,6 +315,11 @@ def test_the_console_key_on_a_direct_route(near: Region) -> None:
     _, said = the_trouble(look_at(near, key=CONSOLE, FIREWORKS_API_KEY=CONSOLE))
     assert "a console key is no direct key" in said
     assert "SMARTROUTE_API_KEY_NEAR" in said
+
+
+def test_a_key_that_looks_like_the_consoles(near: Region) -> None:
+    _, said = the_trouble(look_at(near, key="fw_fake_console_key"))
+    assert "looks like a console key" in said
 
 
 def test_a_direct_key_on_the_global_endpoint(near: Region, globe: Region) -> None:

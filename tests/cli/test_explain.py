@@ -56,7 +56,9 @@ def test_one_probe_that_hears_nothing_is_no_proof(near: Region) -> None:
 
 def test_what_passes_through(near: Region) -> None:
     config = Config([Route(near.url, name="near", model=f"mine={MODEL}")], api_key=DIRECT, global_url=None)
-    assert "/responses is not among the paths" in explanation_of(config, path="/responses").passes_through
+    found = explanation_of(config, path="/responses")
+    assert "/responses is not among the paths" in found.passes_through
+    assert [(each.place, each.reason) for each in found.endpoints] == [(None, "path")]
     assert "no route serves the model theirs" in explanation_of(config, model="theirs").passes_through
     assert not explanation_of(config, model="mine").passes_through
 
