@@ -588,7 +588,7 @@ def _certificate(secured: ssl.SSLSocket | ssl.SSLObject | None) -> Certificate |
 
 def _reason(error: BaseException) -> str:
     """What OpenSSL calls what went wrong, if it was that."""
-    cause = error.__cause__ or error.__context__
+    cause = error if isinstance(error, ssl.SSLError) else error.__cause__ or error.__context__
     match cause:
         case ssl.SSLCertVerificationError():
             return str(cause.verify_code)
