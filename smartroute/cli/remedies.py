@@ -187,9 +187,10 @@ def _of_failure(look: Look, failure: Failure) -> tuple[str, str]:
                 "write https:// if it speaks TLS on this port",
             )
         case Failure.RESET | Failure.WRITE:
+            unless = " (or asks for a client's certificate: client_cert)" if look.tls is not None else ""
             return (
                 f"{place} closed the connection without an answer",
-                "see whether the server, or a proxy before it, is up",
+                f"see whether the server, or a proxy before it, is up{unless}",
             )
         case Failure.PROTOCOL:
             return f"{place} does not speak HTTP ({look.detail})", "check the port"
