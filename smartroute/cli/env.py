@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -170,13 +171,11 @@ def _keys_from(route: Route, given: Mapping[str, tuple[object, str]]) -> str:
     own = given.get(KEY_OF + slug(route.name))
     if own is not None:
         return own[1]
-    if "api_key" in given:
-        value, source = given["api_key"]
-        try:
-            if read_keys(value) == tuple(route.keys):
+    for name in ("api_key", GLOBAL_KEY_VARIABLE):
+        value, source = given.get(name, ("", ""))
+        with suppress(ConfigError):
+            if value and read_keys(value) == tuple(route.keys):
                 return source
-        except ConfigError:
-            pass
     return given["route"][1] if "route" in given else ""
 
 
