@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -98,11 +99,11 @@ def effective(
         ]
     if path is not None:
         values = [Value("config", str(path), "--config") if each.setting == "config" else each for each in values]
-    return tuple(values), tuple(_route(route, given) for route in config.routes)
+    return tuple(values), tuple(_route(route, config, given) for route in config.routes)
 
 
-def settings_of(route: Route) -> dict[str, str]:
-    """What a route is made of, as text that may be shown."""
+def settings_of(route: Route, config: Config) -> dict[str, str]:
+    """What a route is made of, as text that may be shown; of its rarer settings those that were made."""
     shown = {
         "url": route.url,
         "kind": str(route.kind),
@@ -112,7 +113,8 @@ def settings_of(route: Route) -> dict[str, str]:
         "keys": redacted_keys(route.keys) or "none",
     }
     for name in OPTIONAL:
-        if found := getattr(route, name, None):
+        found = getattr(route, name, None)
+        if found and found not in (config.paths, "authorization"):
             shown[name] = found if isinstance(found, str) else ", ".join(map(str, found))
     for name in SECRETIVE:
         if found := getattr(route, name, None):
@@ -159,8 +161,8 @@ def _models(models: Models) -> str:
     return ", ".join(f"{asked}={sent}" for asked, sent in models) if isinstance(models, tuple) else models or ""
 
 
-def _route(route: Route, given: Mapping[str, tuple[object, str]]) -> RouteSettings:
-    return RouteSettings(route.name, settings_of(route), _keys_from(route, given))
+def _route(route: Route, config: Config, given: Mapping[str, tuple[object, str]]) -> RouteSettings:
+    return RouteSettings(route.name, settings_of(route, config), _keys_from(route, given))
 
 
 def _keys_from(route: Route, given: Mapping[str, tuple[object, str]]) -> str:
@@ -169,13 +171,11 @@ def _keys_from(route: Route, given: Mapping[str, tuple[object, str]]) -> str:
     own = given.get(KEY_OF + slug(route.name))
     if own is not None:
         return own[1]
-    if "api_key" in given:
-        value, source = given["api_key"]
-        try:
-            if read_keys(value) == tuple(route.keys):
+    for name in ("api_key", GLOBAL_KEY_VARIABLE):
+        value, source = given.get(name, ("", ""))
+        with suppress(ConfigError):
+            if value and read_keys(value) == tuple(route.keys):
                 return source
-        except ConfigError:
-            pass
     return given["route"][1] if "route" in given else ""
 
 

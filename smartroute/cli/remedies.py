@@ -187,9 +187,10 @@ def _of_failure(look: Look, failure: Failure) -> tuple[str, str]:
                 "write https:// if it speaks TLS on this port",
             )
         case Failure.RESET | Failure.WRITE:
+            unless = " (or asks for a client's certificate: client_cert)" if look.tls is not None else ""
             return (
                 f"{place} closed the connection without an answer",
-                "see whether the server, or a proxy before it, is up",
+                f"see whether the server, or a proxy before it, is up{unless}",
             )
         case Failure.PROTOCOL:
             return f"{place} does not speak HTTP ({look.detail})", "check the port"
@@ -274,16 +275,22 @@ def _of_key(look: Look, answer: Answer, config: Config, environ: Mapping[str, st
         own = f"{GLOBAL_KEY_VARIABLE} or {own}"
     console = (config.global_api_key, environ.get(GLOBAL_KEY_VARIABLE, "").strip())
     if on_global:
-        if any(key in each.keys for each in config.routes):
+        if any(key in each.keys and not _takes_console_keys(each, config) for each in config.routes):
             problem += "; it is a route's key too, and a direct key is no console key"
             return Trouble(route.name, "request", problem, f"set the console key in {own}")
         return Trouble(route.name, "request", problem, f"set the right key in {own}")
     setting = f"{key_variable(route.name)}, or {PREFIX}API_KEY for all routes"
-    if key in console or looks_like_console_key(key):
+    if (key in console or looks_like_console_key(key)) and not _takes_console_keys(route, config):
         same = "is the global endpoint's key too" if key in console else "looks like a console key"
         problem += f"; it {same}, and a console key is no direct key"
         return Trouble(route.name, "request", problem, f"set the deployment's direct route key in {setting}")
     return Trouble(route.name, "request", problem, f"set the key that the deployment was given in {setting}")
+
+
+def _takes_console_keys(route: Route, config: Config) -> bool:
+    """Whether a route leads to the host of the global endpoint: to a deployment behind the vendor's gateway."""
+    host = urlsplit(route.url).netloc
+    return host == GLOBAL_HOST or (config.global_url is not None and host == urlsplit(config.global_url).netloc)
 
 
 def _of_answer(look: Look, answer: Answer) -> list[Trouble]:

@@ -338,6 +338,15 @@ def test_a_key_that_looks_like_the_consoles(near: Region) -> None:
     assert "looks like a console key" in said
 
 
+def test_a_deployment_behind_the_gateway_takes_the_console_key(globe: Region) -> None:
+    """That it is the global endpoint's key too says nothing against it."""
+    route = Route(f"{globe.url}/behind", name="near")
+    config = Config([route], api_key=OTHER, global_url=globe.url, global_api_key=OTHER)
+    found, world = inspect(config, {})
+    assert "set the key that the deployment was given" in the_trouble(found)[1]
+    assert "set the right key" in the_trouble(world)[1]
+
+
 def test_a_direct_key_on_the_global_endpoint(near: Region, globe: Region) -> None:
     config = Config([Route(near.url, name="near")], api_key=DIRECT, global_url=globe.url, global_api_key=DIRECT)
     route, world = inspect(config, {})
