@@ -25,6 +25,7 @@ from smartroute.events import Event, ExchangeEnded
 from smartroute.policy.exchange import Exchange
 from smartroute.policy.messages import Attempt
 from smartroute.probe import AsyncProber, SyncProber
+from smartroute.router import Router
 from smartroute.testing import Cut, ErrorEvent, Fault, Region, Reset, Silence, Slow, Stall, Status
 from smartroute.transport.driver import Flight
 from tests.environments import ROOT
@@ -459,6 +460,23 @@ def test_what_ends_a_request_before_it_sets_out_is_told(
         caller.do(client.post, f"{world.globe.url}/chat/completions", json={**CHAT, "prompt_cache_key": "talk"})
     assert [event.outcome for event in heard if isinstance(event, ExchangeEnded)] == ["cancelled"]
     assert client.router._selector.conversations.join("m", "talk").in_flight == 1
+
+
+@pytest.mark.parametrize("caller", ["sync-httpx2", "sync-httpx"], indirect=True)
+def test_ctrl_c_while_a_head_is_taken_note_of_leaves_no_connection(
+    caller: Caller, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = measure(caller.client(world.config()))
+
+    def interrupt(router: Router, attempt: Attempt) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Router, "secured", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            client.post(f"{world.globe.url}/chat/completions", json=CHAT)
+    for pool, _ in client.transport._driver._pools._routes.values():
+        assert all(connection.is_idle() for connection in pool.connections)
 
 
 # --- Not asyncio -----------------------------------------------------------------------------------------
