@@ -262,10 +262,16 @@ class KeyRefused(NamedTuple):
 
 
 class CertificateRefused(NamedTuple):
-    """An endpoint's certificate was not accepted. `detail`: why not, in words."""
+    """An endpoint's certificate was not accepted.
+
+    Attributes:
+        detail: why not, in words.
+        ours: it is the other way round: the endpoint did not accept the client's certificate, or wants one.
+    """
 
     endpoint: Route
     detail: str
+    ours: bool = False
 
 
 class CertificateExpiring(NamedTuple):

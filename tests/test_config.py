@@ -18,7 +18,7 @@ from smartroute.config import Config, unknown_variables
 from smartroute.errors import ConfigError
 from smartroute.fireworks import GLOBAL_URL, REGIONS
 from smartroute.route import Keys, Kind, Route
-from smartroute.settings import SETTINGS
+from smartroute.settings import PATHS, SETTINGS
 
 ARIZONA = "my-account-abcd1234.us-arizona-1.direct.fireworks.ai"
 FRANKFURT = "my-account-abcd1234.eu-frankfurt-1.direct.fireworks.ai"
@@ -112,9 +112,9 @@ def test_one_variable(variables: dict[str, str], attribute: str, value: Any) -> 
 def test_routes_by_commas_and_white_space() -> None:
     config = Config.from_env(env(ROUTES=f"{ARIZONA},\n\tspare={URL} ,vllm=http://[::1]:8000/v1/", API_KEY="one, two"))
     assert config.routes == (
-        Route(ARIZONA, api_key=["one", "two"]),
-        Route(URL, name="spare", api_key=["one", "two"]),
-        Route("http://[::1]:8000/v1", name="vllm", api_key=["one", "two"]),
+        Route(ARIZONA, api_key=["one", "two"], paths=PATHS),
+        Route(URL, name="spare", api_key=["one", "two"], paths=PATHS),
+        Route("http://[::1]:8000/v1", name="vllm", api_key=["one", "two"], paths=PATHS),
     )
 
 
@@ -162,9 +162,11 @@ def test_arguments_say_the_same_as_variables() -> None:
         log="info",
     )
     assert arguments.routes == (
-        Route(ARIZONA, api_key=["k1", "k2"], model={"gpt": "m"}),
-        Route(URL, name="own", api_key="k3", model="n"),
-        Route("http://localhost:8000/v1", name="vllm", api_key=["k1", "k2"], model={"gpt": "m"}),
+        Route(ARIZONA, api_key=["k1", "k2"], model={"gpt": "m"}, paths=["/completions"]),
+        Route(URL, name="own", api_key="k3", model="n", paths=["/completions"]),
+        Route(
+            "http://localhost:8000/v1", name="vllm", api_key=["k1", "k2"], model={"gpt": "m"}, paths=["/completions"]
+        ),
     )
     assert arguments.forward_headers == ("x-a",)
     assert (arguments.probe_interval, arguments.deadline) == (5.0, 30.0)
@@ -462,6 +464,11 @@ region = "eu-paris-1"
 kind = "private"
 tier = 1
 allow_http = true
+server_name = "vllm.internal"
+key_header = "x-key"
+headers = {{ x-tenant = "a" }}
+query = {{ api-version = "2024-10-21" }}
+paths = ["/chat/completions", "/rerank"]
 """
 
 
@@ -478,6 +485,11 @@ def test_a_file_with_everything(toml: Callable[[str], Path]) -> None:
                 kind=Kind.PRIVATE,
                 tier=1,
                 allow_http=True,
+                server_name="vllm.internal",
+                key_header="x-key",
+                headers={"x-tenant": "a"},
+                query={"api-version": "2024-10-21"},
+                paths=["/chat/completions", "/rerank"],
             ),
         ],
         api_key=["one", "two"],
@@ -494,6 +506,45 @@ def test_a_file_with_everything(toml: Callable[[str], Path]) -> None:
         backend="httpcore",
         log="info",
     )
+
+
+def test_a_route_without_paths_serves_those_of_the_configuration() -> None:
+    config = Config([Route(ARIZONA, paths=["/rerank"]), f"spare={URL}"], api_key="k", paths=["/chat/completions"])
+    assert [route.paths for route in config.routes] == [("/rerank",), ("/chat/completions",)]
+
+
+def test_behind_one_address_a_name_a_header_or_a_parameter_tells_routes_apart() -> None:
+    ways: list[dict[str, Any]] = [{}, {"server_name": "a"}, {"headers": {"x-a": "1"}}, {"query": {"a": "1"}}]
+    routes = [Route(URL, name=f"r{number}", **way) for number, way in enumerate(ways)]
+    assert len(Config(routes, api_key="k").routes) == 4
+    assert "is there twice" in str(refused(lambda: Config([*routes, Route(URL, name="r", **ways[1])], api_key="k")))
+
+
+def test_files_are_looked_at_with_all_else(toml: Callable[[str], Path], tmp_path: Path) -> None:
+    written = toml(f"""
+probe_interval = -1
+[[route]]
+address = "https://10.0.0.5/v1"
+name = "psc"
+kind = "private"
+ca_file = "{tmp_path}/fw_fake.pem"
+client_cert = "{tmp_path}/smartroute.toml"
+client_key = "{tmp_path}"
+""")
+    found = refused(lambda: Config.from_toml(written)).problems
+    assert [(each.setting, each.problem) for each in found] == [
+        ("probe_interval in smartroute.toml", "is out of range"),
+        *(
+            ("[[route]] in smartroute.toml", f"route 'psc': {problem}")
+            for problem in (
+                "ca_file cannot be read (No such file or directory)",
+                "client_cert has no certificate as PEM has them",
+                "client_key cannot be read (Is a directory)",
+            )
+        ),
+    ]
+    assert all("fw_" not in str(each) and each.remedy for each in found)
+    assert Config.from_toml(written, env(DISABLED="1")).routes == ()
 
 
 def test_a_file_alone_reads_no_environment(toml: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch) -> None:

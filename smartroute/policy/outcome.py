@@ -36,6 +36,7 @@ class Failure(StrEnum):
     CONNECT_TIMEOUT = "connect_timeout"
     TLS = "tls"
     CERTIFICATE = "certificate"
+    CLIENT_CERTIFICATE = "client_certificate"
     POOL_TIMEOUT = "pool_timeout"
     WRITE = "write"
     RESET = "reset"
@@ -113,6 +114,7 @@ _BY_FAILURE = {
     Failure.CONNECT_TIMEOUT: _UNREACHABLE,
     Failure.TLS: _UNREACHABLE,
     Failure.CERTIFICATE: _UNREACHABLE,
+    Failure.CLIENT_CERTIFICATE: _UNREACHABLE,
     Failure.SILENCE: Rule(Again.ELSEWHERE, Blame.COUNT),
     Failure.POOL_TIMEOUT: Rule(Again.ELSEWHERE, Blame.NONE),  # our own limit
     Failure.OVERTAKEN: Rule(Again.ELSEWHERE, Blame.NONE),  # by an attempt in whose stead it was made

@@ -154,7 +154,9 @@ class AsyncStream(httpcore2.AsyncNetworkStream, asyncio.Protocol):
             raise httpcore2.ReadTimeout(str(error)) from error
         if not self._chunks:
             if self._error is not None:
-                raise httpcore2.ReadError(str(self._error)) from self._error
+                broken = httpcore2.ReadError(str(self._error))
+                broken.__context__ = self._error  # httpcore's pool takes the cause away
+                raise broken from self._error
             return b""
         data = self._chunks[0] if len(self._chunks) == 1 else b"".join(self._chunks)
         self._chunks.clear()

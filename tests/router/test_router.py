@@ -130,6 +130,25 @@ def test_the_first_requests_race_because_nothing_is_known(make: Make, clock: Clo
     assert patience == [0.0, 0.25, 0.0]  # not every one of a burst: they would open connections by the hundred
 
 
+@pytest.mark.parametrize(
+    ("tiers", "rivals", "patience"),
+    [
+        ({"a": 0, "b": 0, "c": 1}, ["b"], 0.0),
+        ({"a": 1, "b": 0, "c": 1}, ["a", "c", "global"], 0.25),  # it goes there if the connection is slow to come
+        ({"a": 1, "b": 1, "c": 1}, ["b", "c"], 0.0),
+    ],
+)
+def test_the_first_requests_race_within_the_best_tier(
+    make: Make, clock: Clock, tiers: dict[str, int], rivals: list[str], patience: float
+) -> None:
+    router = make(routes=[route(name, tier=tier) for name, tier in tiers.items()], warm=False)
+    exchange = begin(router)
+    command = exchange.start(clock())
+    assert isinstance(command, Send)
+    assert ([rival.name for rival in command.rivals()], command.patience) == (rivals, patience)
+    exchange.cancel(clock())
+
+
 def far_now(router: Router, name: str, seconds: float) -> None:
     """Probes have taken so long for a while."""
     for _ in range(200):
