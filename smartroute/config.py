@@ -45,7 +45,7 @@ from smartroute.settings import (
     slug,
 )
 
-__all__ = ["Config", "unknown_variables"]
+__all__ = ["Config", "unknown_variables", "written"]
 
 T = TypeVar("T")
 D = TypeVar("D")
@@ -174,15 +174,10 @@ class Config:
 
     @classmethod
     def _load(cls, path: str | os.PathLike[str] | None, source: str, environ: Mapping[str, str]) -> Self:
-        given = _from_environ(environ)
         checks = Checks()
+        given = _gather(path, source, environ, checks)
         if not _is_disabled(given, Checks()):
             _warn_of("; ".join(f"{each.setting} ({each.remedy})" for each in unknown_variables(environ)))
-            if path is not None:
-                written = _from_file(Path(path), source, checks)
-                if "routes" in given:  # the environment's routes replace the file's, however it wrote them
-                    written.pop("route", None)
-                given = written | given
         config = object.__new__(cls)
         config._settle(given, checks)
         return config
@@ -233,6 +228,20 @@ class _Table(TypedDict, total=False):
     paths: list[str]
 
 
+def written(environ: Mapping[str, str], path: str | os.PathLike[str] | None = None) -> Mapping[str, tuple[object, str]]:
+    """What is set, by the names of the settings: the raw value, and where it was written; unread and unchecked.
+
+    Keys are among the values. `route`: the `[[route]]` tables.
+
+    Args:
+        environ: variables that win over the file.
+        path: the file; by default the one that `SMARTROUTE_CONFIG` names.
+    """
+    path = path or environ.get(f"{PREFIX}CONFIG", "").strip() or None
+    given = _gather(path, f"{PREFIX}CONFIG", environ, Checks())
+    return {name: (entry.value, entry.source) for name, entry in given.items()}
+
+
 def unknown_variables(environ: Mapping[str, str]) -> tuple[Problem, ...]:
     """The `SMARTROUTE_*` variables that mean nothing, each with the near name if there is one."""
     return tuple(
@@ -258,6 +267,19 @@ def _near(name: str, known: Iterable[str], prefix: str = "") -> str:
 def _warn_of(unknown: str) -> None:
     if unknown:
         logging.getLogger("smartroute").warning("unknown variables are ignored: %s", unknown)
+
+
+def _gather(
+    path: str | os.PathLike[str] | None, source: str, environ: Mapping[str, str], checks: Checks
+) -> dict[str, _Given]:
+    """What the environment says, and of the file what it leaves open."""
+    given = _from_environ(environ)
+    if path is None or _is_disabled(given, Checks()):
+        return given
+    in_file = _from_file(Path(path), source, checks)
+    if "routes" in given:  # the environment's routes replace the file's, however it wrote them
+        in_file.pop("route", None)
+    return in_file | given
 
 
 def _from_environ(environ: Mapping[str, str]) -> dict[str, _Given]:

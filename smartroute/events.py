@@ -170,7 +170,7 @@ class VerificationStarted(NamedTuple):
     """A probe on a fresh connection is on its way, because exchanges wait for its route.
 
     Attributes:
-        verification: its number.
+        verification: its number, unique in the process.
         url: what it GETs.
         headers: raw header pairs that a listener may add to; those that may travel are sent along.
         exchanges: the numbers of the exchanges that asked for it, the first in front.

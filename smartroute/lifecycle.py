@@ -16,6 +16,7 @@ from smartroute.events import Event
 from smartroute.log import Log
 from smartroute.router import Router
 from smartroute.settings import log_level
+from smartroute.transport.driver import collector
 
 if TYPE_CHECKING:
     from smartroute.telemetry import Telemetry
@@ -66,7 +67,8 @@ def release(user: object) -> None:
     """A transport is closed. A router that its user made stays open: the user closes it."""
     if (give_back := _releases.pop(user, None)) is not None:
         give_back()
-    _settle()
+    if not collector.at_work:  # it may be in a thread that holds the lock: the note is read by who comes next
+        _settle()
 
 
 class _Telemetry:

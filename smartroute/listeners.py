@@ -27,6 +27,8 @@ class Listeners:
     """The listeners of one router. None of them is ever called under a lock, and none can fail a request."""
 
     _numbers: ClassVar[itertools.count[int]] = itertools.count(1)
+    verifications: ClassVar[itertools.count[int]] = itertools.count(1)
+    """Their numbers: unique in the process, as those of exchanges are, for who listens to several routers."""
 
     def __init__(self) -> None:
         # Every change is one atomic operation of a dict: whoever subscribes or leaves undoes nobody else's.

@@ -87,7 +87,7 @@ class Router:
         self._patience = Patience()
         self._offline = Offline([*self._known] + ([GLOBAL] if self._global is not None else []))
         self._replays, self._hedges = budget.replays(now), budget.hedges(now)
-        self._schedule = Schedule(config.probe_interval, random)
+        self._schedule = Schedule(config.probe_interval, random, Listeners.verifications)
         self._selector = Selector(
             self._known,
             self._patience.baseline,

@@ -3,6 +3,8 @@
 import gc
 import logging
 import pickle
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -173,3 +175,40 @@ def test_the_environment_sets_the_level_of_the_log_whatever_the_configuration_ca
                 assert logger.level == level
     finally:
         logger.setLevel(before)
+
+
+CLOSED_BY_COLLECTOR = """
+import gc
+import smartroute.httpx2, smartroute.lifecycle
+from smartroute import Config, Route, Router
+
+class Service:
+    def __init__(self):
+        self.client = smartroute.httpx2.Client(config("a"))
+        self.itself = self
+
+    def __del__(self):
+        self.client.close()
+        print("closed")
+
+def config(name):
+    return Config([Route("http://127.0.0.1:1/v1", name=name, api_key="fake")], global_url=None)
+
+def make(config):
+    gc.collect()
+    return Router(config)
+
+gc.disable()
+Service()
+smartroute.lifecycle.Router = make
+client = smartroute.httpx2.Client(config("b"))
+client.close()
+print(smartroute.lifecycle._shared)
+"""
+
+
+def test_a_client_may_be_closed_by_the_garbage_collector_while_another_is_made() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", CLOSED_BY_COLLECTOR], capture_output=True, text=True, check=False, timeout=20
+    )
+    assert (done.stdout, done.stderr, done.returncode) == ("closed\n{}\n", "", 0)

@@ -72,11 +72,12 @@ class Schedule:
     Args:
         interval: seconds between probes of a route; 0: only verifications.
         random: numbers in [0, 1), to spread the probes of many processes.
+        numbers: those of verifications.
     """
 
     interval: float
     random: Callable[[], float]
-    _numbers: Iterator[int] = field(default_factory=partial(count, 1))
+    numbers: Iterator[int] = field(default_factory=partial(count, 1))
     _visits: WeakKeyDictionary[object, dict[str, float]] = field(default_factory=WeakKeyDictionary)
 
     def claim(
@@ -92,7 +93,7 @@ class Schedule:
                 break
             if known.silence.wanted and now >= known.verifying_until:
                 known.verifying_until = now + LEASE
-                limit, number = known.latency.verification_limit, next(self._numbers)
+                limit, number = known.latency.verification_limit, next(self.numbers)
                 claimed.append(Claim(known.route, fresh=True, limit=limit, number=number, exchanges=known.askers))
             if not self.interval or now < known.probing_until:
                 continue

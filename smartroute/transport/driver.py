@@ -250,12 +250,12 @@ class DriverBase:
 
     def _answered(self, flight: Flight, response: Response, exchange: Exchange, asked: httpx2.Request) -> Answered:
         """Take note of a response's head."""
+        flight.response, flight.open = response, True  # first: from now on somebody will close it
         attempt = flight.watch.attempt
         attempt.first_byte = self.clock()
         self.router.secured(attempt)
         if flight.proxied:
             attempt.sent, attempt.sent_at = True, attempt.started
-        flight.response, flight.open = response, True
         event_stream = encoded = False
         for name, value in response.headers:
             lower = name.lower()

@@ -1,7 +1,7 @@
 """What differs between httpx and httpx2: the names of classes, and where certificates come from.
 
-Both families are served by one code path over httpcore2's pools (legacy httpcore 1.0 can be poisoned
-by concurrent cancellations). The rest of the package is typed against httpx2; legacy httpx has the same
+Both families are served by one code path, over pools of our own or httpcore2's (legacy httpcore 1.0 can be
+poisoned by concurrent cancellations). The rest of the package is typed against httpx2; legacy httpx has the same
 classes under the same names, which `Family.of` relies on and a test pins.
 """
 

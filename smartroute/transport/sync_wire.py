@@ -1,4 +1,4 @@
-"""The sync wire: plain sockets under httpcore's sync pool."""
+"""The sync wire: plain sockets under the sync pools, ours and httpcore's."""
 
 import contextlib
 import errno

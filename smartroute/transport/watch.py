@@ -1,6 +1,6 @@
 """One attempt as the wire sees it: what it may wait for, and what is to be done while it waits.
 
-httpcore hands a request's timeouts unchanged to the network stream. `Limit` is a float that carries
+Pools hand a request's timeouts unchanged to the network stream. `Limit` is a float that carries
 the attempt along, so the stream knows whose bytes it writes, and can end a wait or divert a request to
 a connection that is ready sooner: without a callback, a thread or a wrapper on the healthy path.
 """

@@ -332,7 +332,7 @@ def test_listeners_come_and_go_in_any_thread(make: Make) -> None:
 
 @pytest.mark.parametrize("model", ["m\nWARNING All routes are down", "\x1b[2J", "\ud800", "m" * 100_000])
 def test_a_model_is_told_as_text_that_can_be_shown(make: Make, model: str) -> None:
-    """A line break would forge a line of the log, a lone surrogate make the OTLP exporter throw its batch away."""
+    """A line break would forge a line of the log, and the OTLP exporter cannot encode half a character."""
     router, heard = make(), list[Event]()
     router.subscribe(heard.append)
     send(router, call(model=model), a=streams())

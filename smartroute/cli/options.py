@@ -1,0 +1,84 @@
+"""The options that commands share, the configuration they name, and what happens to errors.
+
+Nothing slow is imported here: `smartroute --help` must not wait for an HTTP library.
+"""
+
+import functools
+import logging
+import os
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import typer
+
+from smartroute.config import Config, unknown_variables
+from smartroute.errors import ConfigError, Problem
+from smartroute.settings import PREFIX
+
+__all__ = ["AsJson", "ConfigFile", "NoColor", "fail", "guarded", "need_routes", "read_config", "say", "warn_of_unknown"]
+
+ConfigFile = Annotated[
+    Path | None, typer.Option("--config", metavar="FILE", help="The TOML file, in place of SMARTROUTE_CONFIG.")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON on stdout; its shape is in docs/cli.md.")]
+NoColor = Annotated[bool, typer.Option("--no-color", help="Plain text, as with NO_COLOR and in a pipe.")]
+
+
+def guarded(command: Callable[..., None]) -> Callable[..., None]:
+    """The command, with its errors as exit codes: 2 for the configuration, 130 for Ctrl-C."""
+
+    @functools.wraps(command)
+    def run(*args: object, **kwargs: object) -> None:
+        # Warnings that the library logs are for services; a command says in its own words what it found.
+        logging.getLogger("smartroute").addHandler(logging.NullHandler())
+        if os.environ.get(f"{PREFIX}LOG"):
+            logging.basicConfig(format="%(levelname)s %(message)s")
+        for stream in (sys.stdout, sys.stderr):
+            if reconfigure := getattr(stream, "reconfigure", None):
+                reconfigure(errors="backslashreplace")  # a name that the terminal cannot show is no reason to fail
+        try:
+            command(*args, **kwargs)
+        except ConfigError as error:
+            for problem in error.problems:
+                say(problem)
+            raise typer.Exit(2) from None
+        except KeyboardInterrupt:
+            raise typer.Exit(130) from None
+
+    return run
+
+
+def read_config(path: Path | None, environ: Mapping[str, str] = os.environ) -> Config:
+    """The configuration of the environment and of the file named by `--config`, or else by `SMARTROUTE_CONFIG`.
+
+    Raises:
+        ConfigError: with everything that is wrong with it.
+    """
+    return Config.from_env(environ) if path is None else Config.from_toml(path, environ)
+
+
+def warn_of_unknown(environ: Mapping[str, str] = os.environ) -> None:
+    """Say which variables are ignored because they mean nothing."""
+    for problem in unknown_variables(environ):
+        say(f"ignored: {problem}")
+
+
+def need_routes(config: Config) -> None:
+    """Stop where there is nothing to measure."""
+    if config.disabled:
+        fail(f"smartroute is switched off ({PREFIX}DISABLED): requests pass through; unset it to go on")
+    if not config.routes:
+        fail(f"no routes are configured; set {PREFIX}ROUTES, or name a file with --config")
+
+
+def say(words: str | Problem) -> None:
+    """A line on stderr."""
+    print(f"smartroute: {words}", file=sys.stderr)
+
+
+def fail(words: str) -> NoReturn:
+    """Say what is wrong with the usage, and stop."""
+    say(words)
+    raise typer.Exit(2)
