@@ -44,6 +44,7 @@ from smartroute.transport.sync_wire import SyncWire
 from smartroute.transport.watch import Watch
 
 __all__ = [
+    "ANOTHER_NAME",
     "Answer",
     "Asker",
     "Certificate",
@@ -71,6 +72,8 @@ MOST_MODELS = 100
 """Names of models that are remembered of an answer."""
 WORKERS = 32
 """Endpoints that are measured at a time."""
+ANOTHER_NAME = ("62", "64")
+"""OpenSSL's codes of a certificate for another name, or another address (X509_V_ERR_*)."""
 _CODE = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,63}")
 """What an error may be called, so that no sentence and no key fits in."""
 
@@ -122,6 +125,7 @@ class Look:
         models: the names that the endpoint gives its models, if it was asked for them.
         step: where it ended if something failed: `dns`, `connect`, `tls` or `request`.
         failure: what failed; `detail`: in words; `reason`: what OpenSSL calls it.
+        names: those that the certificate is for, if it is for others than the one asked for.
     """
 
     route: Route
@@ -138,6 +142,7 @@ class Look:
     failure: Failure | None = None
     detail: str = ""
     reason: str = ""
+    names: tuple[str, ...] = ()
 
     @property
     def answer(self) -> Answer | None:
@@ -302,7 +307,25 @@ class Meter:
             failure,
             detail,
             reason,
+            self._names(route) if reason in ANOTHER_NAME and proxy is None else (),
         )
+
+    def _names(self, route: Route) -> tuple[str, ...]:
+        """The names in the certificate of a route. It is verified but for its name, and nothing is sent."""
+        options = PoolOptions(family(), {})  # not `self._options`: others are verified with its context
+        of_route = getattr(options, "context_for", None)
+        context: ssl.SSLContext = of_route(route) if of_route else options.ssl_context
+        context.check_hostname = False
+        url = urlsplit(route.url)
+        host = url.hostname or ""
+        with (
+            contextlib.suppress(OSError),
+            socket.create_connection((host, url.port or 443), self._limit) as sock,
+            context.wrap_socket(sock, server_hostname=getattr(route, "server_name", None) or host) as secured,
+        ):
+            found: Any = secured.getpeercert() or {}
+            return tuple(str(name) for _, name in found.get("subjectAltName", ()) if str(name).isprintable())
+        return ()
 
     def _get(
         self, pool: SyncPool, route: Route, watch: Watch, marks: _Marks, *, key: int | None, proxied: bool

@@ -151,7 +151,7 @@ def test_closed_without_an_answer(authority: trustme.CA, trusted: str) -> None:
 @pytest.mark.parametrize(
     ("kind", "problem", "remedy"),
     [
-        ("another name", "for another name than 127.0.0.1", "server_name"),
+        ("another name", "its certificate is for elsewhere.example, not for 127.0.0.1", "server_name"),
         ("unknown issuer", "issuer is not known here", "ca_file"),
         ("expired", "has expired", "renewed"),
     ],
