@@ -88,9 +88,17 @@ build: .venv/.dev ## Build the wheel and the sdist into dist/
 	@rm -rf dist
 	@$(BIN)/python -m build --no-isolation
 
+.PHONY: frameworks
+frameworks: .venv/.dev ## Frameworks that take an HTTP client: docs/frameworks.md, each in its newest version (3 minutes)
+	@$(BIN)/python -m tests.compat.frameworks
+
+.PHONY: docs
+docs: .venvs/docs/.installed ## Build the documentation site into .site/html, and check every link in it
+	@.venvs/docs/bin/python -m tests.site
+
 .PHONY: clean
 clean: ## Remove everything that make made
-	rm -rf .venv .venvs .wheels dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf .venv .venvs .wheels .site dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
 # --- Set-up: stamp files, renewed when pyproject.toml changes --------------------------------------
@@ -116,6 +124,12 @@ clean: ## Remove everything that make made
 	$(call say,'Installing smartroute beside $(OPENAI)')
 	$(call venv,$(@D))
 	@$(@D)/bin/python $(PIP_INSTALL) --editable . '$(OPENAI)'
+	@touch $@
+
+.venvs/docs/.installed: pyproject.toml
+	$(call say,'Installing what makes the documentation site')
+	$(call venv,$(@D))
+	@$(@D)/bin/python $(PIP_INSTALL) --group docs
 	@touch $@
 
 # What a user without a network would have to have: the run-time dependencies, as wheels.

@@ -87,7 +87,8 @@ def routed(spec: dict[str, Any], origin: str) -> Way:
     client = openai.OpenAI(**options, http_client=smartroute.Client(config))
     async_client = openai.AsyncOpenAI(**options, http_client=smartroute.AsyncClient(config))
     if not spec.get("async_only"):
-        answer = client.chat.completions.with_raw_response.create(model="fixed", messages=messages(1))
+        prompt: Any = messages(1)
+        answer = client.chat.completions.with_raw_response.create(model="fixed", messages=prompt)
         assert answer.headers["x-smartroute-route"] != "global", "what is measured is a routed call"
     return Way(client.chat.completions.create, async_client.chat.completions.create)
 
@@ -122,7 +123,7 @@ def record(spec: dict[str, Any]) -> None:
 def litellm_router(spec: dict[str, Any], origin: str) -> Way:
     """LiteLLM's Router, latency-based."""
     os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"  # else it asks the network when it is imported
-    import litellm
+    import litellm  # type: ignore[import-not-found,unused-ignore]
 
     litellm.suppress_debug_info = True
     deployments = [
@@ -141,12 +142,18 @@ def priority(spec: dict[str, Any], origin: str) -> Way:
     """openai-priority-loadbalancer. It knows hosts, not ports: all of its backends are the one server."""
     import httpx
     import openai
-    from openai_priority_loadbalancer import AsyncLoadBalancer, Backend, LoadBalancer
+    from openai_priority_loadbalancer import (  # type: ignore[import-not-found,unused-ignore]
+        AsyncLoadBalancer,
+        Backend,
+        LoadBalancer,
+    )
 
     backends = [Backend("127.0.0.1", 1, f"/r{n}") for n in range(spec.get("routes", 3))]
     options: dict[str, Any] = {"base_url": f"{origin}/v1", "api_key": KEY, "max_retries": 0, "timeout": 300.0}
-    client = openai.OpenAI(**options, http_client=httpx.Client(transport=LoadBalancer(backends)))
-    async_client = openai.AsyncOpenAI(**options, http_client=httpx.AsyncClient(transport=AsyncLoadBalancer(backends)))
+    balanced: Any = httpx.Client(transport=LoadBalancer(backends))  # openai 2, which its environment has, speaks httpx
+    async_balanced: Any = httpx.AsyncClient(transport=AsyncLoadBalancer(backends))
+    client = openai.OpenAI(**options, http_client=balanced)
+    async_client = openai.AsyncOpenAI(**options, http_client=async_balanced)
     return Way(client.chat.completions.create, async_client.chat.completions.create)
 
 
@@ -269,7 +276,7 @@ def main() -> None:
     with asyncio.Runner() as runner:
         for line in sys.stdin:
             order = json.loads(line)
-            origin = order["origin"]
+            origin, answer = order["origin"], dict[str, Any]()
             try:
                 if origin not in ways:
                     ways[origin] = KINDS[spec["kind"]](spec, origin)

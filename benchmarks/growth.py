@@ -83,8 +83,8 @@ def measure(*, rounds: int = 10, sessions: int = 1, quick: bool = False) -> dict
             }
             curves.setdefault(what, []).append(point)
     for count in () if quick else STREAMS:
-        base, mine = (held(each, count, traced=False) for each in (BARE, BACKENDS[0]))
-        curves.setdefault("async, open streams (bytes each)", []).append({"x": count, "sdk": base, "ours": mine})
+        sdk, ours_ = (held(each, count, traced=False) for each in (BARE, BACKENDS[0]))
+        curves.setdefault("async, open streams (bytes each)", []).append({"x": count, "sdk": sdk, "ours": ours_})
     if not quick:
         for row in choosing.measure():
             point = {"x": row.routes, "ours": row.choose / 1e6}

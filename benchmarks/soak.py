@@ -239,8 +239,8 @@ async def soak(calls: int, urls: dict[str, str]) -> tuple[Run, list[Sample], lis
     )
     options: dict[str, Any] = {"base_url": urls["global"], "api_key": "fake-console-key"}
     options |= {"max_retries": 0, "timeout": 30}
-    clients = [smartroute.httpx2.Client(config), smartroute.httpx.Client(config)]
-    aclients = [smartroute.httpx2.AsyncClient(config), smartroute.httpx.AsyncClient(config)]
+    clients: list[Any] = [smartroute.httpx2.Client(config), smartroute.httpx.Client(config)]
+    aclients: list[Any] = [smartroute.httpx2.AsyncClient(config), smartroute.httpx.AsyncClient(config)]
     router = clients[0].router  # of all four: their configurations are equal
     began = time.monotonic()
 
@@ -390,7 +390,12 @@ def perform() -> None:
             for name, seconds in LATENCIES.items()
         }
         print(json.dumps({name: region.url for name, region in each.items()}), flush=True)
-        threading.Thread(target=lambda: (sys.stdin.read(), over.set()), daemon=True).start()
+
+        def wait_for_the_end() -> None:
+            sys.stdin.read()
+            over.set()
+
+        threading.Thread(target=wait_for_the_end, daemon=True).start()
         each["middle"].set(*ALWAYS)
         near = each["near"]
         for act in cycle(ACTS):

@@ -1,6 +1,7 @@
 """What streams take: connections made for 100 of them, and memory while 1,000 are held open."""
 
 import urllib.request
+from collections.abc import Sequence
 from typing import Any
 
 from benchmarks import machine
@@ -45,7 +46,9 @@ def measure(*, rounds: int = 5, streams: int = 1_000, quick: bool = False) -> di
     about, remarks = machine.note(), []
     made: dict[str, dict[str, int]] = {}
     memory: dict[str, dict[str, list[float]]] = {}
-    calling, holding, calls = CALLING, HOLDING, CALLS
+    calling: Sequence[Contender] = CALLING
+    holding: Sequence[Contender] = HOLDING
+    calls = CALLS
     if quick:
         calling, holding, calls, rounds, streams = (OURS,), (BARE, BACKENDS[0]), 5, 1, 20
     for each in calling:

@@ -6,6 +6,7 @@
 openai 3 on, httpx before. `smartroute.httpx` and `smartroute.httpx2` have them by name.
 """
 
+import sys
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
@@ -50,7 +51,8 @@ def __getattr__(name: str) -> Any:
 
 def _family() -> str:
     try:
-        major = int(version("openai").split(".")[0])
+        # Who has it imported need not wait until its metadata are found and read.
+        major = int((getattr(sys.modules.get("openai"), "__version__", None) or version("openai")).split(".")[0])
     except (PackageNotFoundError, ValueError):
         return "httpx2"
     return "httpx2" if major >= 3 else "httpx"

@@ -6,22 +6,20 @@ understand the same values, and a message names the setting as its writer knows 
 reported, not the first only; and no message quotes a refused value, for it may be a misplaced key.
 """
 
-import difflib
 import functools
 import logging
 import os
 import re
-import tomllib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
 from types import MappingProxyType
-from typing import Self, TypedDict, TypeVar, cast
+from typing import NamedTuple, Self, TypedDict, TypeVar, cast
 from urllib.parse import urlsplit
 
 from smartroute.errors import Problem
-from smartroute.fireworks import GLOBAL_HOST, GLOBAL_KEY_VARIABLE, GLOBAL_URL
+from smartroute.fireworks import GATEWAY_HOSTS, GLOBAL_HOST, GLOBAL_KEY_VARIABLE, GLOBAL_URL
 from smartroute.route import (
     GLOBAL,
     Checks,
@@ -58,15 +56,16 @@ class Config:
     """Everything a router needs to know, checked. Equal configurations are equal values.
 
     Attributes:
-        routes: the routes, each with its final keys and models: a route without keys of its own got
-            `api_key`, one without a model name of its own `model`. None: everything passes through.
+        routes: the routes, each with its final keys, models and paths: a route without keys of its own got
+            `api_key` (one behind the vendor's gateway `FIREWORKS_API_KEY`, if that is set), one without a
+            model name of its own `model`, one without paths `paths`. None: everything passes through.
         global_url: the base URL of the global endpoint; None (argument also: `off`): no fallback.
         global_api_key: its key, for requests that were addressed to a route. Never shown.
         global_model: its model name, for such requests: a name or (asked, sent) pairs.
         regions: patterns of the regions that requests may go to (`EU_*`); empty: all. They bind the
             global endpoint too, whose region is `GLOBAL`.
         forward_headers: patterns, in lower case, of further request headers that routes may receive.
-        paths: the paths below the base URL that routes serve.
+        paths: the paths below the base URL that routes serve, if they do not say otherwise.
         probe_interval: seconds between probes of a route while there is traffic, 0.1 to 3600; 0: off.
         probe_path: what a probe GETs below a route's base URL.
         deadline: seconds for a whole exchange, up to commit, 0.1 to 86400; None: the caller's timeouts.
@@ -193,15 +192,20 @@ class Config:
 
 _IN_ENVIRON = tuple(setting.variable for setting in SETTINGS if "<" not in setting.name)
 _IN_FILE = tuple(each.name for each in SETTINGS if "<" not in each.name and each.name != "config")
-_IN_TABLE = ("address", "name", "region", "kind", "api_key", "model", "tier", "allow_http")
+_IN_TABLE = (
+    *("address", "name", "region", "kind", "api_key", "model", "tier", "allow_http"),
+    *("server_name", "ca_file", "client_cert", "client_key", "headers", "key_header", "query", "paths"),
+)
 
 
-@dataclass(frozen=True, slots=True)
-class _Given:
+class _Given(NamedTuple):
     """A raw value and where it was written."""
 
-    value: object = field(repr=False)
+    value: object
     source: str
+
+    def __repr__(self) -> str:
+        return self.source  # the value may be a key
 
 
 class _Table(TypedDict, total=False):
@@ -214,6 +218,14 @@ class _Table(TypedDict, total=False):
     model: str | dict[str, str]
     tier: int
     allow_http: bool
+    server_name: str
+    ca_file: str
+    client_cert: str
+    client_key: str
+    headers: dict[str, str]
+    key_header: str
+    query: dict[str, str]
+    paths: list[str]
 
 
 def written(environ: Mapping[str, str], path: str | os.PathLike[str] | None = None) -> Mapping[str, tuple[object, str]]:
@@ -244,6 +256,8 @@ def _is_key_variable(name: str) -> bool:
 
 
 def _near(name: str, known: Iterable[str], prefix: str = "") -> str:
+    import difflib  # noqa: PLC0415 - needed where there is a mistake, which is seldom
+
     bare = {each.removeprefix(prefix): each for each in known}
     match = difflib.get_close_matches(name.removeprefix(prefix), bare, 1, 0.7)
     return f"did you mean {bare[match[0]]}?" if match else ""
@@ -280,6 +294,8 @@ def _from_environ(environ: Mapping[str, str]) -> dict[str, _Given]:
 
 
 def _from_file(path: Path, source: str, checks: Checks) -> dict[str, _Given]:
+    import tomllib  # noqa: PLC0415 - 2 ms that only who has a file need wait for
+
     try:
         document: dict[str, object] = tomllib.loads(path.expanduser().read_text("utf-8"))
     except OSError as error:
@@ -324,7 +340,9 @@ def _resolve(given: Mapping[str, _Given], checks: Checks) -> dict[str, object]:
     if key not in given and endpoint and urlsplit(endpoint.url).hostname == GLOBAL_HOST:
         key = GLOBAL_KEY_VARIABLE
     values |= {
-        "routes": reading.routes(endpoint, cast("tuple[str, ...]", values["regions"])),
+        "routes": reading.routes(
+            endpoint, cast("tuple[str, ...]", values["regions"]), cast("tuple[str, ...]", values["paths"])
+        ),
         "global_url": endpoint and endpoint.url,
         "global_api_key": reading.read(key, read_global_key, None),
         "global_model": reading.read("global_model", read_models, None),
@@ -347,11 +365,12 @@ class _Reading:
         entry = self.given.get(name)
         return default if entry is None else self.checks.read(entry.source, reader, entry.value, default)
 
-    def routes(self, endpoint: Route | None, regions: tuple[str, ...]) -> tuple[Route, ...]:
-        """The routes with their final keys and models, checked against each other and all else."""
+    def routes(self, endpoint: Route | None, regions: tuple[str, ...], paths: tuple[str, ...]) -> tuple[Route, ...]:
+        """The routes with their final keys, models and paths, checked against each other and all else."""
         found = [*self._listed("routes"), *self._listed("route")]
         for number, (route, source) in enumerate(found):
             self._compare(route, source, [other for other, _ in found[:number]], endpoint)
+            self._look_at_files(route, source)
             if regions and route.region is None:
                 self.checks.add(
                     source,
@@ -365,7 +384,7 @@ class _Reading:
                 "no route is in these regions, so no request could go anywhere",
                 "use the regions of the routes, with GLOBAL if the global endpoint may serve too",
             )
-        return self._completed(found)
+        return self._completed(found, paths)
 
     def _listed(self, setting: str) -> list[tuple[Route, str]]:
         found: list[tuple[Route, str]] = []
@@ -382,15 +401,21 @@ class _Reading:
 
     def _compare(self, route: Route, source: str, others: Sequence[Route], endpoint: Route | None) -> None:
         for other in others:
-            if route.url == other.url:
-                self.checks.add(source, f"route {other.name!r} is there twice: the URL is the same", "take one out")
+            alike = None in (route.models, other.models) or route.models == other.models
+            if _place(route) == _place(other) and alike:
+                self.checks.add(
+                    source,
+                    f"route {other.name!r} is there twice: the URL is the same",
+                    "take one out; deployments behind one URL need models of their own",
+                )
             elif slug(route.name) == slug(other.name):
                 self.checks.add(
                     source,
                     f"two routes are named {route.name!r} (capitals, '-', '.' and '_' make no difference)",
                     "give one another name: name=address, or name in its [[route]] table",
                 )
-        if endpoint and f"{endpoint.url}/".startswith(f"{route.url}/"):
+        is_behind_global = endpoint and endpoint.url == route.url and route.models is not None  # a gateway's deployment
+        if endpoint and f"{endpoint.url}/".startswith(f"{route.url}/") and not is_behind_global:
             entry = self.given.get("global_url")
             self.checks.add(
                 entry.source if entry else source,
@@ -398,7 +423,13 @@ class _Reading:
                 "give the route the URL of its deployment, or set another global_url (off: no fallback)",
             )
 
-    def _completed(self, found: Sequence[tuple[Route, str]]) -> tuple[Route, ...]:
+    def _look_at_files(self, route: Route, source: str) -> None:
+        if route.has_own_tls:
+            from smartroute.tls import own_context  # noqa: PLC0415 - ssl is slow to import, and few need it here
+
+            self.checks.read(source, lambda _: own_context(route), None, None, f"route {route.name!r}: ")
+
+    def _completed(self, found: Sequence[tuple[Route, str]], paths: tuple[str, ...]) -> tuple[Route, ...]:
         keys = self.read("api_key", read_keys, None)
         models = self.read("model", read_models, None)
         named = {name.removeprefix(KEY_OF): each for name, each in self.given.items() if name.startswith(KEY_OF)}
@@ -407,8 +438,10 @@ class _Reading:
         completed: list[Route] = []
         for route, source in found:
             own = named.pop(slug(route.name), None)
-            theirs = self.checks.read(own.source, read_keys, own.value, ()) if own else route.keys or keys or ()
-            completed.append(route.replace(keys=theirs, models=route.models or models))
+            theirs = route.keys or self._gateway_keys(route) or keys or ()
+            if own:
+                theirs = self.checks.read(own.source, read_keys, own.value, ())
+            completed.append(route.replace(keys=theirs, models=route.models or models, paths=route.paths or paths))
             if not theirs and not own and certain and route.kind is Kind.DIRECT:
                 self.checks.add(
                     source,
@@ -420,6 +453,13 @@ class _Reading:
             if name not in self.unread and "" not in self.unread:
                 self.checks.add(entry.source, "there is no such route", self._remedy_for_key(name, entry, completed))
         return tuple(completed)
+
+    def _gateway_keys(self, route: Route) -> tuple[str, ...]:
+        """The vendor's gateway takes the console key: the key of the direct routes does not belong there."""
+        entry = self.given.get(GLOBAL_KEY_VARIABLE)
+        if entry is None or urlsplit(route.url).hostname not in GATEWAY_HOSTS:
+            return ()
+        return Checks().read("", read_keys, entry.value, ())
 
     def _remedy_for_key(self, name: str, entry: _Given, routes: Sequence[Route]) -> str:
         if name == GLOBAL:
@@ -450,6 +490,11 @@ def _route(item: object) -> Route:
     if route.kind is Kind.GLOBAL:
         raise refusal("a route cannot be of kind global", "set global_url for it, or use 'direct' or 'private'")
     return route
+
+
+def _place(route: Route) -> tuple[object, ...]:
+    """Where a request for the route ends up: behind one address, a name or a header may tell several apart."""
+    return route.url, route.server_name, route.headers, route.query
 
 
 def _allows(regions: Sequence[str], region: str | None) -> bool:

@@ -16,7 +16,7 @@ No message ever contains a key, a prompt or a completion.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 __all__ = ["ClosedError", "ConfigError", "NoRouteError", "Problem", "SmartrouteError", "UnknownRouteError"]
 
@@ -25,8 +25,7 @@ class SmartrouteError(Exception):
     """The root of smartroute's own exceptions."""
 
 
-@dataclass(frozen=True, slots=True)
-class Problem:
+class Problem(NamedTuple):
     """One thing wrong with the configuration.
 
     Attributes:

@@ -5,8 +5,7 @@ application may subscribe its own with `Router.subscribe`. Events never carry a 
 completion, and no query string. Durations are in seconds.
 """
 
-from dataclasses import dataclass, field
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from smartroute.policy.outcome import Failure
 from smartroute.policy.selection import Candidate
@@ -34,8 +33,7 @@ __all__ = [
 ]
 
 
-@dataclass(frozen=True, slots=True)
-class ExchangeStarted:
+class ExchangeStarted(NamedTuple):
     """A request was accepted for routing.
 
     Emitted in the thread or task of the caller, so that a listener finds the caller's context.
@@ -55,8 +53,7 @@ class ExchangeStarted:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class AttemptStarted:
+class AttemptStarted(NamedTuple):
     """The request is about to be sent to an endpoint.
 
     Attributes:
@@ -76,14 +73,16 @@ class AttemptStarted:
     method: str
     url: str
     reason: str
-    headers: list[tuple[bytes, bytes]] = field(repr=False)  # baggage may be among them
+    headers: list[tuple[bytes, bytes]]
     candidate: Candidate | None = None
     model: str | None = None
     resends: int = 0
 
+    def __repr__(self) -> str:
+        return _without_headers(self)
 
-@dataclass(frozen=True, slots=True)
-class AttemptOverdue:
+
+class AttemptOverdue(NamedTuple):
     """Nothing has come of an attempt in the time that it should have taken. `waited`: how long that is."""
 
     exchange: int
@@ -92,8 +91,7 @@ class AttemptOverdue:
     waited: float
 
 
-@dataclass(frozen=True, slots=True)
-class AttemptEnded:
+class AttemptEnded(NamedTuple):
     """An attempt is over: it failed, or its response was read to the end or closed.
 
     Attributes:
@@ -130,8 +128,7 @@ class AttemptEnded:
     headers: tuple[tuple[str, str], ...]
 
 
-@dataclass(frozen=True, slots=True)
-class ExchangeEnded:
+class ExchangeEnded(NamedTuple):
     """The whole journey is over, the response's body included.
 
     Attributes:
@@ -158,8 +155,7 @@ class ExchangeEnded:
     stopped: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class BreakerChanged:
+class BreakerChanged(NamedTuple):
     """A route's health changed. `exchange` or `verification` is the one that caused it; None for other probes."""
 
     route: Route
@@ -170,12 +166,11 @@ class BreakerChanged:
     verification: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class VerificationStarted:
+class VerificationStarted(NamedTuple):
     """A probe on a fresh connection is on its way, because exchanges wait for its route.
 
     Attributes:
-        verification: its number.
+        verification: its number, unique in the process.
         url: what it GETs.
         headers: raw header pairs that a listener may add to; those that may travel are sent along.
         exchanges: the numbers of the exchanges that asked for it, the first in front.
@@ -184,12 +179,14 @@ class VerificationStarted:
     verification: int
     route: Route
     url: str
-    headers: list[tuple[bytes, bytes]] = field(repr=False)  # baggage may be among them
+    headers: list[tuple[bytes, bytes]]
     exchanges: tuple[int, ...]
 
+    def __repr__(self) -> str:
+        return _without_headers(self)
 
-@dataclass(frozen=True, slots=True)
-class ProbeEnded:
+
+class ProbeEnded(NamedTuple):
     """A probe is over.
 
     Attributes:
@@ -210,16 +207,14 @@ class ProbeEnded:
     exchanges: tuple[int, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class IncumbentChanged:
+class IncumbentChanged(NamedTuple):
     """Requests go to another route by default from now on; None: there was none."""
 
     before: Route | None
     after: Route
 
 
-@dataclass(frozen=True, slots=True)
-class PassedThrough:
+class PassedThrough(NamedTuple):
     """A request to a routed path went to where it was addressed, as it was, and is never sent again.
 
     Attributes:
@@ -232,8 +227,7 @@ class PassedThrough:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class Quarantined:
+class Quarantined(NamedTuple):
     """A route refused what another endpoint accepted, and is avoided for so many `seconds`.
 
     Attributes:
@@ -250,8 +244,7 @@ class Quarantined:
     sent: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Cooled:
+class Cooled(NamedTuple):
     """A route asked to be left alone for so many `seconds`, with this `status`."""
 
     route: Route
@@ -260,8 +253,7 @@ class Cooled:
     exchange: int | None
 
 
-@dataclass(frozen=True, slots=True)
-class KeyRefused:
+class KeyRefused(NamedTuple):
     """A key of a route was refused, and another of its keys accepted. Keys are counted from 1."""
 
     route: Route
@@ -269,24 +261,27 @@ class KeyRefused:
     accepted: int
 
 
-@dataclass(frozen=True, slots=True)
-class CertificateRefused:
-    """An endpoint's certificate was not accepted. `detail`: why not, in words."""
+class CertificateRefused(NamedTuple):
+    """An endpoint's certificate was not accepted.
+
+    Attributes:
+        detail: why not, in words.
+        ours: it is the other way round: the endpoint did not accept the client's certificate, or wants one.
+    """
 
     endpoint: Route
     detail: str
+    ours: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class CertificateExpiring:
+class CertificateExpiring(NamedTuple):
     """An endpoint's certificate will be refused in so many seconds, unless it is renewed."""
 
     endpoint: Route
     seconds: float
 
 
-@dataclass(frozen=True, slots=True)
-class ConnectivityChanged:
+class ConnectivityChanged(NamedTuple):
     """No endpoint at all can be reached any more, or one can be again: this machine is offline, or online."""
 
     online: bool
@@ -310,6 +305,12 @@ Event = (
     | CertificateExpiring
     | ConnectivityChanged
 )
+
+
+def _without_headers(event: AttemptStarted | VerificationStarted) -> str:
+    """A repr: baggage may be among the headers."""
+    fields = (f"{name}={value!r}" for name, value in event._asdict().items() if name != "headers")
+    return f"{type(event).__name__}({', '.join(fields)})"
 
 
 class Listener(Protocol):

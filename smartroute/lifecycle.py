@@ -1,18 +1,25 @@
 """How a client comes by its router, and gives it back."""
 
+from __future__ import annotations
+
 import logging
 import os
+import sys
 import threading
 import weakref
 from collections.abc import Callable
 from queue import Empty, SimpleQueue
+from typing import TYPE_CHECKING
 
 from smartroute.config import Config
+from smartroute.events import Event
 from smartroute.log import Log
-from smartroute.route import RouteStatus
 from smartroute.router import Router
 from smartroute.settings import log_level
-from smartroute.telemetry import Telemetry
+from smartroute.transport.driver import collector
+
+if TYPE_CHECKING:
+    from smartroute.telemetry import Telemetry
 
 __all__ = ["acquire", "release"]
 
@@ -22,6 +29,11 @@ _releases: weakref.WeakKeyDictionary[object, Callable[[], object]] = weakref.Wea
 _shared: dict[Config, tuple[Router, int]] = {}
 _given_back: SimpleQueue[Router] = SimpleQueue()
 _lock = threading.Lock()
+
+_PROVIDERS = frozenset(("OTEL_PYTHON_TRACER_PROVIDER", "OTEL_PYTHON_METER_PROVIDER"))
+"""Variables that set OpenTelemetry up in a process that has not imported it."""
+LOADING = 1.0
+"""Seconds for which an exchange waits while another thread loads the telemetry."""
 
 
 def acquire(user: object, config: Config | None, router: Router | None) -> Router:
@@ -47,10 +59,7 @@ def acquire(user: object, config: Config | None, router: Router | None) -> Route
             return router
         _observed.add(router)
     router.subscribe(Log(router.config.routes, fallback=router.config.global_route is not None))
-    try:
-        router.subscribe(_telemetry(weakref.ref(router)))
-    except Exception:  # a broken installation of OpenTelemetry must not break the client
-        logger.warning("OpenTelemetry cannot be used; there will be no spans and no metrics.", exc_info=True)
+    router.subscribe(_Telemetry(router))
     return router
 
 
@@ -58,19 +67,76 @@ def release(user: object) -> None:
     """A transport is closed. A router that its user made stays open: the user closes it."""
     if (give_back := _releases.pop(user, None)) is not None:
         give_back()
-    _settle()
+    if not collector.at_work:  # it may be in a thread that holds the lock: the note is read by who comes next
+        _settle()
 
 
-def _telemetry(router: weakref.ref[Router]) -> Telemetry:
-    """The telemetry of a router, which has nothing to say of it once it is closed."""
+class _Telemetry:
+    """The telemetry of a router, from the moment on that somebody can have set up OpenTelemetry.
 
-    def status() -> tuple[RouteStatus, ...]:
-        return () if (alive := router()) is None or alive.closed else alive.status()
+    Whoever does not use it does not wait for it to be imported. Of a closed router there is nothing to say.
+    """
 
-    def budgets() -> dict[str, float]:
-        return {} if (alive := router()) is None or alive.closed else alive.budgets()
+    def __init__(self, router: Router) -> None:
+        self._router = weakref.ref(router)
+        self._telemetry: Telemetry | _Deaf | None = None
+        self._is_configured = not _PROVIDERS.isdisjoint(os.environ)
+        self._loading = threading.RLock()
+        self._look()
 
-    return Telemetry(status=status, budgets=budgets)
+    @property
+    def active(self) -> bool:
+        self._look()  # asked for each exchange, in its thread: the application's imports are not in the way there
+        return self._telemetry is not None and self._telemetry.active
+
+    def __call__(self, event: Event) -> None:
+        if self._telemetry is not None:
+            self._telemetry(event)
+
+    def after_fork(self) -> None:
+        """In a child process: a thread that is not here may have been loading it."""
+        self._loading = threading.RLock()
+        if self._telemetry is not None:
+            self._telemetry.after_fork()
+
+    def _look(self) -> None:
+        """Load it, if there is a reason to and nobody else is about it."""
+        if self._telemetry is not None or not (self._is_configured or "opentelemetry" in sys.modules):
+            return
+        # Who comes while another thread loads it waits, but not for ever: a deadlock is worse than a missing span.
+        if self._loading.acquire(timeout=LOADING):
+            try:
+                if self._telemetry is None:
+                    self._telemetry = self._load()
+            finally:
+                self._loading.release()
+
+    def _load(self) -> Telemetry | _Deaf:
+        try:
+            from smartroute.telemetry import Telemetry  # noqa: PLC0415 - see above
+
+            return Telemetry(
+                status=lambda: alive.status() if (alive := self._alive()) else (),
+                budgets=lambda: alive.budgets() if (alive := self._alive()) else {},
+            )
+        except Exception:  # a broken installation of OpenTelemetry must not break the client
+            logger.warning("OpenTelemetry cannot be used; there will be no spans and no metrics.", exc_info=True)
+            return _Deaf()
+
+    def _alive(self) -> Router | None:
+        return None if (router := self._router()) is None or router.closed else router
+
+
+class _Deaf:
+    """Takes the place of a telemetry that cannot be used."""
+
+    active = False
+
+    def __call__(self, event: Event) -> None:
+        pass
+
+    def after_fork(self) -> None:
+        pass
 
 
 def _share(config: Config) -> Router:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import logging
 from collections.abc import Callable
@@ -18,24 +19,34 @@ __all__ = ["Listeners"]
 
 logger = logging.getLogger("smartroute")
 
+MOST_SHOWN = 256
+"""Characters of a model's name that are told."""
+
 
 class Listeners:
     """The listeners of one router. None of them is ever called under a lock, and none can fail a request."""
 
     _numbers: ClassVar[itertools.count[int]] = itertools.count(1)
+    verifications: ClassVar[itertools.count[int]] = itertools.count(1)
+    """Their numbers: unique in the process, as those of exchanges are, for who listens to several routers."""
 
     def __init__(self) -> None:
-        self._all: tuple[events.Listener, ...] = ()
+        # Every change is one atomic operation of a dict: whoever subscribes or leaves undoes nobody else's.
+        self._by_subscription: dict[object, events.Listener] = {}
         self._broken: tuple[events.Listener, ...] = ()
 
     def add(self, listener: events.Listener) -> Callable[[], None]:
         """Tell `listener` of every event from now on. Returns a function that ends this."""
-        self._all += (listener,)
+        self._by_subscription[subscription := object()] = listener
 
         def remove() -> None:
-            self._all = tuple(other for other in self._all if other is not listener)
+            self._by_subscription.pop(subscription, None)
 
         return remove
+
+    @property
+    def _all(self) -> tuple[events.Listener, ...]:
+        return tuple(self._by_subscription.values())
 
     def number(self) -> int:
         """A number for an exchange, unique in the process; 0 if nobody listens to exchanges now."""
@@ -49,10 +60,19 @@ class Listeners:
             except Exception as error:  # noqa: BLE001 - a bug in telemetry must not fail a request
                 self._report_broken(listener, error)
 
+    def after_fork(self) -> None:
+        """In a child process: tell those listeners that have a lock, or note of what was under way."""
+        for listener in self._all:
+            try:
+                getattr(listener, "after_fork", tuple)()
+            except Exception as error:  # noqa: BLE001 - as above
+                self._report_broken(listener, error)
+
     def exchange_started(self, exchange: Exchange, candidates: tuple[Candidate, ...], reason: str) -> None:
         """A request was accepted."""
         call = exchange.call
-        self.emit(events.ExchangeStarted(exchange.number, call.path, call.model, call.streaming, candidates, reason))
+        model = _shown(call.model)
+        self.emit(events.ExchangeStarted(exchange.number, call.path, model, call.streaming, candidates, reason))
 
     def exchange_ended(self, exchange: Exchange, outcome: str, now: float) -> None:
         """Its journey is over."""
@@ -83,7 +103,7 @@ class Listeners:
                 attempt.reason,
                 attempt.headers,
                 exchange.known(attempt.endpoint),
-                exchange.model_at(attempt.endpoint),
+                _shown(exchange.model_at(attempt.endpoint)),
                 sum(earlier.sent for earlier in exchange.attempts),
             )
         )
@@ -145,4 +165,12 @@ class Listeners:
         if not any(listener is broken for broken in self._broken):
             self._broken += (listener,)
             message = "A listener failed; requests go on. Further failures of it are not logged."
-            logger.error(message, exc_info=error)
+            with contextlib.suppress(Exception):  # where the log itself is what fails
+                logger.error(message, exc_info=error)
+
+
+def _shown(model: str | None) -> str | None:
+    """A model's name as it can be told: callers may send any text, such as one that forges a line of the log."""
+    if model is None or (len(model) <= MOST_SHOWN and model.isprintable()):
+        return model
+    return ascii(model[:MOST_SHOWN])[1:-1]

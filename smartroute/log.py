@@ -72,6 +72,10 @@ class Log:
         self._open: dict[str, str] = {}
         self._all_down = self._offline = False
 
+    def after_fork(self) -> None:
+        """In a child process: a thread that is not here may have held the lock."""
+        self._lock = threading.Lock()
+
     @property
     def active(self) -> bool:
         """Whether the story of each request is wanted."""
@@ -119,12 +123,7 @@ class Log:
                 )
             case CertificateRefused():
                 if self._is_new(self._refusals, event.endpoint):
-                    _warn(
-                        f"its certificate is not accepted ({event.detail}). Remedy: have it renewed, or name its "
-                        "authority to the client (verify=).",
-                        {},
-                        event.endpoint,
-                    )
+                    _warn(_certificate_refused(event), {}, event.endpoint)
             case CertificateExpiring():
                 self._expiring(event)
             case ConnectivityChanged():
@@ -220,6 +219,26 @@ class Log:
 def _warn(message: str, facts: dict[str, object], endpoint: Route) -> None:
     kind = "Endpoint" if endpoint.kind is Kind.GLOBAL else "Route"
     logger.warning("%s %s: %s", kind, endpoint, message, extra={"smartroute.endpoint.name": endpoint.name, **facts})
+
+
+def _certificate_refused(event: CertificateRefused) -> str:
+    route = event.endpoint
+    if event.ours:
+        remedy = (
+            "show it one: name client_cert (and client_key) of this route"
+            if route.client_cert is None
+            else "have this route's client_cert renewed, or issued by an authority that it trusts"
+        )
+        return f"it does not accept us ({event.detail}). Remedy: {remedy}."
+    if "mismatch" in event.detail:
+        remedy = "name the host that it is for (by server_name, if the URL must have another), or have it issued anew"
+    elif route.ca_file is not None:
+        remedy = "have it renewed, or add its authority to this route's ca_file"
+    elif route.kind is Kind.GLOBAL:
+        remedy = "have it renewed, or name its authority to the client (verify=)"
+    else:
+        remedy = "have it renewed, or name its authority: in this route's ca_file, or to the client (verify=)"
+    return f"its certificate is not accepted ({event.detail}). Remedy: {remedy}."
 
 
 def _quarantined(event: Quarantined) -> str:

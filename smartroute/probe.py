@@ -47,7 +47,8 @@ class SyncProber:
             if self._running or self._closed:
                 return
             self._running = True
-        self._start(_watch, weakref.ref(self), self._chores)
+        if not self._start(_watch, weakref.ref(self), self._chores):
+            self._running = False
 
     def hurry(self) -> None:
         """Something may be due at once: start it, in whatever thread this is."""

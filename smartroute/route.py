@@ -3,12 +3,15 @@
 A message about a refused value never quotes it: a key may have landed in the wrong place.
 """
 
+import copy
+import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from fnmatch import fnmatchcase
 from ipaddress import IPv6Address, ip_address
-from typing import Self, TypeVar, cast, overload
+from typing import ClassVar, Generic, NamedTuple, Self, TypeVar, cast, overload
 from urllib.parse import urlsplit
 
 from smartroute.errors import ConfigError, Problem
@@ -16,14 +19,20 @@ from smartroute.fireworks import is_handle_host, parse_handle
 
 __all__ = [
     "GLOBAL",
+    "NEVER_FORWARDED",
     "Checks",
+    "Keys",
     "Kind",
     "Models",
+    "Pairs",
     "Route",
     "RouteStatus",
     "canonical_region",
     "read_keys",
     "read_models",
+    "read_path",
+    "read_paths",
+    "read_words",
     "refusal",
 ]
 
@@ -33,15 +42,26 @@ GLOBAL = "global"
 Models = str | tuple[tuple[str, str], ...] | None
 """The model name that an endpoint expects: one for whatever was asked, pairs (asked, sent), or as asked."""
 
+NEVER_FORWARDED = ("authorization", "proxy-authorization", "api-key", "x-api-key", "cookie", "host")
+"""Request headers that no setting lets through to a route: they are the caller's, or set by the rewriting."""
+NOT_FIXED = (
+    *("content-*", "transfer-encoding", "accept-encoding", "connection", "keep-alive", "proxy-*", "te", "trailer"),
+    *("upgrade", "expect", "traceparent", "tracestate", "x-smartroute-*"),
+)
+"""Patterns of request headers that belong to the single request, or to its connection."""
+
 T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
 D = TypeVar("D")
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _REGION = re.compile(r"[A-Z0-9][A-Z0-9_]*")
 _KEY = re.compile(r"[\x21-\x7e]+")  # what may stand in a header after "Bearer "
+_TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_HEADER_VALUE = re.compile(r"[!-~]+( +[!-~]+)*")
 _LABEL = "[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?"
 _HOST = re.compile(rf"{_LABEL}(\.{_LABEL})*\.?|[0-9a-f:.]*:[0-9a-f:.]*")
-PATH = re.compile(r"(/[^/?#\\\x00-\x20\x7f-\U0010ffff]+)*")
+PATH = re.compile(r"(/[!\"$-.0->@-\[\]-~]+)*")
 _PORTS = {"http": 80, "https": 443}
 _ADDRESS = "write a handle (account-deployment.region.direct.fireworks.ai) or a URL (https://host/v1)"
 
@@ -57,41 +77,58 @@ class Kind(StrEnum):
     """Where the request was going anyway: the last resort."""
 
 
-class Keys(Sequence[str]):
-    """API keys, that nothing shows: no repr, no str, no walk over the fields of what holds them.
+class Unshown(Sequence[T_co], Generic[T_co]):
+    """Values that nothing shows: no repr, no str, no walk over the fields of what holds them.
 
     Not a tuple, because `dataclasses.asdict` and those who log with it take tuples apart.
     """
 
     __slots__ = ("_values",)
+    _noun: ClassVar[str] = "values"
 
-    def __init__(self, values: Iterable[str] = ()) -> None:
+    def __init__(self, values: Iterable[T_co] = ()) -> None:
         self._values = tuple(values)
 
     @overload
-    def __getitem__(self, index: int) -> str: ...
+    def __getitem__(self, index: int) -> T_co: ...
     @overload
-    def __getitem__(self, index: slice) -> tuple[str, ...]: ...
-    def __getitem__(self, index: int | slice) -> str | tuple[str, ...]:
+    def __getitem__(self, index: slice) -> tuple[T_co, ...]: ...
+    def __getitem__(self, index: int | slice) -> T_co | tuple[T_co, ...]:
         return self._values[index]
 
     def __len__(self) -> int:
         return len(self._values)
 
     def __eq__(self, other: object) -> bool:
-        return self._values == (other._values if isinstance(other, Keys) else other)
+        return self._values == (other._values if isinstance(other, Unshown) else other)
 
     def __hash__(self) -> int:
         return hash(self._values)
 
     def __repr__(self) -> str:
-        return f"<{len(self)} keys>"
+        return f"<{len(self)} {self._noun}>"
 
     def __deepcopy__(self, memo: object) -> Self:
         return self
 
-    def __reduce__(self) -> tuple[type["Keys"], tuple[tuple[str, ...]]]:
-        return Keys, (self._values,)
+    def __reduce__(self) -> tuple[type[Self], tuple[tuple[T_co, ...]]]:
+        return type(self), (self._values,)
+
+
+class Keys(Unshown[str]):
+    """API keys."""
+
+    __slots__ = ()
+    _noun = "keys"
+
+
+class Pairs(Unshown[tuple[str, str]]):
+    """Names and values, of which the values may be secret."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return f"<{', '.join(name for name, _ in self)}>"
 
 
 class Checks:
@@ -145,6 +182,20 @@ class Route:
         tier: routes of a lower number are preferred, whatever their latency, as long as one of them is
             healthy; 0 unless said otherwise, 9 at the most.
         allow_http: allow `http://` to a public address (keys and prompts travel in the clear).
+        server_name: the name that TLS asks for and verifies, and that `Host` carries, instead of the URL's
+            host (which may then be an address, or the name of a VPC endpoint); None: the URL's host.
+        ca_file: a PEM file of the certificate authorities that the route's certificate is verified with,
+            and no others; None: those of the client.
+        client_cert: a PEM file of the certificate that the route is shown, with what stands between it and its
+            authority. `client_key`: the PEM file of its key; None: it is in the same file.
+        headers: request headers that are always sent, in place of the caller's; names in lower case. Never shown
+            with their values. The argument is a mapping; credentials belong in `api_key`.
+        key_header: the header that carries the key, in lower case: `authorization` (`Bearer KEY`), or another
+            one (the key alone).
+        query: query parameters that are always sent, in place of the caller's. The argument is a mapping.
+        paths: the paths below the base URL that it serves; empty: those of the configuration.
+
+    The files are read when a `Config` is made, and when a client is.
 
     Raises:
         ConfigError: with everything that is wrong with the arguments.
@@ -158,6 +209,14 @@ class Route:
     models: Models
     tier: int
     allow_http: bool
+    server_name: str | None
+    ca_file: str | None
+    client_cert: str | None
+    client_key: str | None
+    headers: Pairs
+    key_header: str
+    query: Pairs
+    paths: tuple[str, ...]
 
     def __init__(
         self,
@@ -170,6 +229,14 @@ class Route:
         model: str | Mapping[str, str] | None = None,
         tier: int = 0,
         allow_http: bool = False,
+        server_name: str | None = None,
+        ca_file: str | os.PathLike[str] | None = None,
+        client_cert: str | os.PathLike[str] | None = None,
+        client_key: str | os.PathLike[str] | None = None,
+        headers: Mapping[str, str] | None = None,
+        key_header: str = "authorization",
+        query: Mapping[str, str] | None = None,
+        paths: Sequence[str] = (),
     ) -> None:
         checks = Checks()
         address = checks.read("handle_or_url=", _read_address, handle_or_url, _Address("", "", "unknown", None))
@@ -182,7 +249,17 @@ class Route:
             "models": None if model is None else checks.read("model=", read_models, model, None),
             "tier": checks.read("tier=", _read_tier, tier, 0),
             "allow_http": checks.read("allow_http=", _read_bool, allow_http, default=True),
+            "server_name": None if server_name is None else checks.read("server_name=", _read_host, server_name, None),
+            "headers": Pairs(() if headers is None else checks.read("headers=", _read_headers, headers, ())),
+            "key_header": checks.read("key_header=", _read_key_header, key_header, "authorization"),
+            "query": Pairs(() if query is None else checks.read("query=", _read_query, query, ())),
+            "paths": checks.read("paths=", read_paths, paths, ()),
         }
+        files = {"ca_file": ca_file, "client_cert": client_cert, "client_key": client_key}
+        for setting, file in files.items():
+            values[setting] = None if file is None else checks.read(f"{setting}=", _read_file, file, None, setting)
+            if file is not None and address.url.startswith("http:"):
+                checks.add(f"{setting}=", f"{setting} is of no use to an http:// URL", "use https://, or leave it out")
         if values["kind"] is Kind.GLOBAL:  # made by Config alone
             values |= {"name": GLOBAL, "region": GLOBAL.upper()}
         else:
@@ -195,6 +272,10 @@ class Route:
                 "plain http:// to a public host would send the key and the prompt in the clear",
                 "use https://, or say allow_http = true in Route(...) or in its [[route]] table",
             )
+        if client_key is not None and client_cert is None:
+            checks.add("client_key=", "there is a client_key without a client_cert", "name the certificate's file too")
+        if any(values["key_header"] == name for name, _ in cast("Pairs", values["headers"])):
+            checks.add("headers=", "the header of the key is among the headers", "leave it to api_key and key_header")
         checks.finish()
         for attribute, value in values.items():
             object.__setattr__(self, attribute, value)
@@ -202,22 +283,35 @@ class Route:
     def __str__(self) -> str:
         return self.name
 
-    def replace(self, *, keys: Sequence[str] | None = None, models: Models = None) -> "Route":
-        """The same route with other keys or models; what is None stays."""
-        models = self.models if models is None else models
-        return Route(
-            self.url,
-            name=self.name,
-            region=self.region,
-            kind=self.kind,
-            api_key=self.keys if keys is None else keys,
-            model=dict(models) if isinstance(models, tuple) else models,
-            tier=self.tier,
-            allow_http=self.allow_http,
-        )
+    def replace(
+        self, *, keys: Sequence[str] | None = None, models: Models = None, paths: Sequence[str] | None = None
+    ) -> "Route":
+        """The same route with other keys, models or paths; what is None stays.
 
-    def serves(self, model: str | None) -> bool:
-        """Whether a request for `model` may be sent here."""
+        Raises:
+            ConfigError: with everything that is wrong with the arguments.
+        """
+        checks, made = Checks(), copy.copy(self)
+        values: dict[str, object] = {
+            "keys": None if keys is None else Keys(checks.read("keys=", read_keys, keys, ())),
+            "models": None if models is None else checks.read("models=", read_models, models, None),
+            "paths": None if paths is None else checks.read("paths=", read_paths, paths, ()),
+        }
+        checks.finish()
+        for attribute, value in values.items():
+            if value is not None:
+                object.__setattr__(made, attribute, value)
+        return made
+
+    @property
+    def has_own_tls(self) -> bool:
+        """Whether its certificate is verified, or it is shown one, in another way than the client's."""
+        return self.ca_file is not None or self.client_cert is not None
+
+    def serves(self, model: str | None, path: str = "") -> bool:
+        """Whether a request for `model` may be sent here; and to `path`, unless that is empty."""
+        if path and self.paths and path not in self.paths:
+            return False
         return not isinstance(self.models, tuple) or any(asked == model for asked, _ in self.models)
 
     def model_for(self, model: str | None) -> str | None:
@@ -273,12 +367,37 @@ def read_models(value: object) -> str | tuple[tuple[str, str], ...]:
     return tuple(sorted(models.items()))
 
 
+def read_words(value: object) -> tuple[str, ...]:
+    """A list of texts, or a text with commas or white space between them."""
+    if isinstance(value, str):
+        return tuple(value.replace(",", " ").split())
+    if isinstance(value, Sequence):
+        words = [word for word in cast("Sequence[object]", value) if isinstance(word, str) and word.strip()]
+        if len(words) == len(value):
+            return tuple(word.strip() for word in words)
+    raise refusal("is not a list of non-empty texts", "write a list, or text with commas between the items")
+
+
+def read_path(value: object) -> str:
+    """A path below a base URL."""
+    if not isinstance(value, str):
+        raise refusal("is not text", "write it as text, in quotes")
+    path = value.strip().rstrip("/")
+    if not path or not PATH.fullmatch(path):
+        raise refusal("a path does not start with '/' or cannot be read", "write paths as in /chat/completions")
+    return path
+
+
+def read_paths(value: object) -> tuple[str, ...]:
+    """Paths below a base URL."""
+    return tuple(map(read_path, read_words(value)))
+
+
 def _is_model_name(text: str) -> bool:
     return bool(text.strip()) and text.strip().isprintable()
 
 
-@dataclass(frozen=True, slots=True)
-class _Address:
+class _Address(NamedTuple):
     """A route's address, read. `label` is the default name."""
 
     url: str
@@ -365,6 +484,63 @@ def _read_bool(value: object) -> bool:
     return value
 
 
+def _read_host(value: object) -> str:
+    host = value.strip().lower().rstrip(".") if isinstance(value, str) else ""
+    if not _HOST.fullmatch(host):
+        raise refusal(
+            "the server_name is not a host name",
+            "write the name in the certificate, without https:// and without a port",
+        )
+    return host
+
+
+def _read_file(value: object) -> str:
+    if not isinstance(value, str | os.PathLike) or not str(value).strip() or "\n" in str(value) or "\0" in str(value):
+        raise refusal(" is not the path of a file", "write the path of a PEM file, not what is in it")
+    return os.path.abspath(os.path.expanduser(os.fspath(value)))  # noqa: PTH100, PTH111 - no links are followed
+
+
+def _read_headers(value: object) -> tuple[tuple[str, str], ...]:
+    pairs = tuple((name.lower(), text) for name, text in _read_pairs(value, "the headers"))
+    if not all(_TOKEN.fullmatch(name) and _HEADER_VALUE.fullmatch(text) for name, text in pairs):
+        raise refusal(
+            "there is a header with a character that cannot be sent", 'write them as in { "x-tenant" = "a" }, in ASCII'
+        )
+    if len({name for name, _ in pairs}) < len(pairs):
+        raise refusal("a header is there twice (capitals make no difference)", "take one out")
+    if any(name in NEVER_FORWARDED for name, _ in pairs):
+        raise refusal(
+            "there is a credential, a cookie or Host among the headers",
+            "a key goes into api_key (key_header names its header), a name into server_name",
+        )
+    if any(_is_not_fixed(name) for name, _ in pairs):
+        raise refusal("a header belongs to the single request or its connection", "take it out: it is set as needed")
+    return tuple(sorted(pairs))
+
+
+def _read_key_header(value: object) -> str:
+    name = value.strip().lower() if isinstance(value, str) else ""
+    if not _TOKEN.fullmatch(name) or name in ("host", "cookie") or _is_not_fixed(name):
+        raise refusal("the key_header is not a header that can carry a key", "write authorization, api-key or the like")
+    return name
+
+
+def _is_not_fixed(name: str) -> bool:
+    return any(fnmatchcase(name, pattern) for pattern in NOT_FIXED)
+
+
+def _read_query(value: object) -> tuple[tuple[str, str], ...]:
+    return tuple(sorted(_read_pairs(value, "the query")))
+
+
+def _read_pairs(value: object, what: str) -> list[tuple[str, str]]:
+    found = cast("Mapping[object, object]", value).items() if isinstance(value, Mapping) else (("", ""),)
+    pairs = [(name, text) for name, text in found if isinstance(name, str) and isinstance(text, str)]
+    if len(pairs) < len(found) or not all(name for name, _ in pairs):
+        raise refusal(f"{what} are not names with texts", 'write a table or a mapping, as in { "name" = "value" }')
+    return pairs
+
+
 def _is_local(host: str) -> bool:
     """Whether a host is on this machine or a private network, as far as its name tells."""
     try:
@@ -377,8 +553,7 @@ def _is_local(host: str) -> bool:
     return not address.is_global
 
 
-@dataclass(frozen=True, slots=True)
-class RouteStatus:
+class RouteStatus(NamedTuple):
     """What is known of a route now. Times are in seconds.
 
     Attributes:

@@ -11,7 +11,6 @@ import random as _random
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from math import inf
 from typing import TYPE_CHECKING, NoReturn
 
@@ -88,7 +87,7 @@ class Router:
         self._patience = Patience()
         self._offline = Offline([*self._known] + ([GLOBAL] if self._global is not None else []))
         self._replays, self._hedges = budget.replays(now), budget.hedges(now)
-        self._schedule = Schedule(config.probe_interval, random)
+        self._schedule = Schedule(config.probe_interval, random, Listeners.verifications)
         self._selector = Selector(
             self._known,
             self._patience.baseline,
@@ -127,19 +126,20 @@ class Router:
             return left | {"hedge": self._hedges.left(now)} if self.config.hedge else left
 
     def rank(
-        self, *, model: str | None = None, size: int = TYPICAL_SIZE, conversation: str | None = None
+        self, *, model: str | None = None, path: str = "", size: int = TYPICAL_SIZE, conversation: str | None = None
     ) -> tuple[Candidate, ...]:
         """Where each endpoint stands for such a request, and why: first those that would be asked, in turn.
 
         Args:
             model: the model asked for.
+            path: the path below the base URL; by default one that every route serves.
             size: bytes of the request's body.
             conversation: the affinity key.
 
         Raises:
             ValueError: the size is no number of bytes.
         """
-        call = _imagined(model, size, conversation)
+        call = _imagined(model, path, size, conversation)
         now = self.clock()
         with self._lock:
             self._selector.refresh(now)
@@ -147,10 +147,10 @@ class Router:
         return tuple(map(self._explained, selection.everybody))
 
     def pick(
-        self, *, model: str | None = None, size: int = TYPICAL_SIZE, conversation: str | None = None
+        self, *, model: str | None = None, path: str = "", size: int = TYPICAL_SIZE, conversation: str | None = None
     ) -> Route | None:
         """The endpoint that such a request would be sent to first; None if there is none."""
-        call = _imagined(model, size, conversation)
+        call = _imagined(model, path, size, conversation)
         now = self.clock()
         with self._lock:
             self._selector.refresh(now)
@@ -211,6 +211,7 @@ class Router:
             known.silence = Silence()
         self._selector.conversations.after_fork()
         self._selector.changed()
+        self._listeners.after_fork()
 
     # For the transports
 
@@ -248,7 +249,8 @@ class Router:
                 if call.conversation is not None:
                     talk = self._selector.join(call, call.conversation, selection)
             # Nothing known of any route: the first request opens connections to all of them at once.
-            at_once = reason == "unmeasured" and now >= self._racing_until
+            unmeasured = reason == "unmeasured" and selection is not None and selection.has_peers
+            at_once = unmeasured and now >= self._racing_until
             if at_once:
                 self._racing_until = now + 1.0
         for known in forgotten:
@@ -456,8 +458,9 @@ class Router:
     def blamed(self, exchange: Exchange, attempt: Attempt, now: float, *, unreachable: bool) -> None:
         """An attempt failed through its endpoint's fault."""
         known = self._known.get(attempt.endpoint.name)
-        if attempt.failure is Failure.CERTIFICATE:
-            self._listeners.emit(events.CertificateRefused(attempt.endpoint, attempt.detail))
+        if attempt.failure in (Failure.CERTIFICATE, Failure.CLIENT_CERTIFICATE):
+            ours = attempt.failure is Failure.CLIENT_CERTIFICATE
+            self._listeners.emit(events.CertificateRefused(attempt.endpoint, attempt.detail, ours))
         cut_off = attempt.failure in CUT_OFF
         restored: list[Known] | None = None
         if known is None:
@@ -569,8 +572,9 @@ class Router:
         known, now = self._known[claim.route.name], self.clock()
         if found.failure is None:
             self._reached(claim.route)
-        elif found.failure == Failure.CERTIFICATE:
-            self._listeners.emit(events.CertificateRefused(claim.route, found.detail))
+        elif found.failure in (Failure.CERTIFICATE, Failure.CLIENT_CERTIFICATE):
+            ours = found.failure == Failure.CLIENT_CERTIFICATE
+            self._listeners.emit(events.CertificateRefused(claim.route, found.detail, ours))
         with self._lock:
             askers, before = known.askers, known.breaker.state
             if found.late:
@@ -719,7 +723,7 @@ class Router:
         note = "" if known is None else known.trouble(now)
         if self._offline.now:
             note = "this machine seems to be offline"
-        return replace(candidate, note=note) if note else candidate
+        return candidate._replace(note=note) if note else candidate
 
     def _find(self, name: str) -> Known:
         try:
@@ -749,7 +753,7 @@ class Router:
                 self._changed(known, State.OPEN, State.CLOSED, "this machine is offline", None)
 
 
-def _imagined(model: str | None, size: object, conversation: str | None) -> Call:
+def _imagined(model: str | None, path: str, size: object, conversation: str | None) -> Call:
     if not isinstance(size, int) or size < 0:
         raise ValueError(f"size={size!r} is no number of bytes; give a whole number, 0 or more")
-    return Call("", model, streaming=True, size=size, conversation=conversation)
+    return Call(path, model, streaming=True, size=size, conversation=conversation)

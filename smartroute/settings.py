@@ -7,18 +7,26 @@ argument) and says what it means, or refuses it with a remedy.
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from importlib.util import find_spec
-from typing import cast
+from typing import NamedTuple, cast
 
 from smartroute.errors import ConfigError
 from smartroute.fireworks import GLOBAL_HOST, GLOBAL_KEY_VARIABLE, GLOBAL_URL
-from smartroute.route import PATH, Kind, Route, canonical_region, read_keys, refusal
+from smartroute.route import (
+    NEVER_FORWARDED,
+    Kind,
+    Route,
+    canonical_region,
+    read_keys,
+    read_path,
+    read_paths,
+    read_words,
+    refusal,
+)
 
 __all__ = [
     "KEY_OF",
-    "NEVER_FORWARDED",
     "PATHS",
     "PREFIX",
     "SETTINGS",
@@ -44,27 +52,17 @@ def _text(value: object) -> str:
     return value.strip()
 
 
-def _words(value: object) -> tuple[str, ...]:
-    if isinstance(value, str):
-        return tuple(value.replace(",", " ").split())
-    if isinstance(value, Sequence):
-        words = [word for word in cast("Sequence[object]", value) if isinstance(word, str) and word.strip()]
-        if len(words) == len(value):
-            return tuple(word.strip() for word in words)
-    raise refusal("is not a list of non-empty texts", "write a list, or text with commas between the items")
-
-
 def read_items(value: object) -> tuple[object, ...]:
     """A list of routes, as text or as items that `Route` understands."""
     if isinstance(value, str):
-        return _words(value)
+        return read_words(value)
     if isinstance(value, Sequence):
         return tuple(cast("Sequence[object]", value))
     raise refusal("is not a list of routes", "write a list of handles or URLs, or [[route]] tables")
 
 
 def _regions(value: object) -> tuple[str, ...]:
-    patterns = tuple(map(canonical_region, _words(value)))
+    patterns = tuple(map(canonical_region, read_words(value)))
     if value and not patterns:  # "," is more likely a template gone wrong than a wish for every region
         raise refusal("there is no region in it", "write them as in US_ARIZONA_1, EU_*, or leave it out to allow all")
     if not all(re.fullmatch(r"[A-Z0-9_*?]+", pattern) for pattern in patterns):
@@ -72,28 +70,13 @@ def _regions(value: object) -> tuple[str, ...]:
     return patterns
 
 
-NEVER_FORWARDED = ("authorization", "proxy-authorization", "api-key", "x-api-key", "cookie", "host")
-"""Request headers that no setting lets through to a route: they are the caller's, or set by the rewriting."""
-
-
 def _headers(value: object) -> tuple[str, ...]:
-    patterns = tuple(word.lower() for word in _words(value))
+    patterns = tuple(word.lower() for word in read_words(value))
     if not all(re.fullmatch(r"[a-z0-9!#$%&'*+.^_`|~?-]+", pattern) for pattern in patterns):
         raise refusal("a pattern has a character that no header has", "write them as in x-tenant, x-trace-*")
     if any(fnmatchcase(name, pattern) for name in NEVER_FORWARDED for pattern in patterns):
         raise refusal("a pattern would hand the caller's key or cookies to routes", "name the headers they need")
     return patterns
-
-
-def _path(value: object) -> str:
-    path = _text(value).rstrip("/")
-    if not path or not PATH.fullmatch(path):
-        raise refusal("a path does not start with '/' or cannot be read", "write paths as in /chat/completions")
-    return path
-
-
-def _paths(value: object) -> tuple[str, ...]:
-    return tuple(map(_path, _words(value)))
 
 
 def _seconds(value: object, low: float, high: float, remedy: str) -> float:
@@ -176,8 +159,7 @@ def read_global_url(value: object) -> Route | None:
 # --- The table of settings --------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Setting:
+class Setting(NamedTuple):
     """One line of the table of settings.
 
     Attributes:
@@ -190,7 +172,7 @@ class Setting:
     name: str
     meaning: str
     default: str = ""
-    read: Callable[[object], object] | None = field(default=None, repr=False)
+    read: Callable[[object], object] | None = None
 
     @property
     def variable(self) -> str:
@@ -208,11 +190,11 @@ SETTINGS = (
     Setting("global_model", "the global endpoint's model name, or `asked=sent` pairs, for requests to a route's URL"),
     Setting("regions", "regions that requests may go to, global (`GLOBAL`) too; patterns; none: all", "", _regions),
     Setting("forward_headers", "further request headers that routes may receive; patterns", "", _headers),
-    Setting("paths", "the paths below the base URL that routes serve", ", ".join(PATHS), _paths),
+    Setting("paths", "the paths below the base URL that routes serve", ", ".join(PATHS), read_paths),
     Setting(
         "probe_interval", "seconds between probes of a route while there is traffic; `0`: off", "10", _probe_interval
     ),
-    Setting("probe_path", "what a probe GETs below the route's base URL", "/models", _path),
+    Setting("probe_path", "what a probe GETs below the route's base URL", "/models", read_path),
     Setting("deadline", "seconds for the whole exchange, up to commit; none: the caller's timeouts", "", _deadline),
     Setting(
         "hedge",

@@ -18,7 +18,7 @@ from smartroute.config import Config, unknown_variables, written
 from smartroute.errors import ConfigError
 from smartroute.fireworks import GLOBAL_URL, REGIONS
 from smartroute.route import Keys, Kind, Route
-from smartroute.settings import SETTINGS
+from smartroute.settings import PATHS, SETTINGS
 
 ARIZONA = "my-account-abcd1234.us-arizona-1.direct.fireworks.ai"
 FRANKFURT = "my-account-abcd1234.eu-frankfurt-1.direct.fireworks.ai"
@@ -112,9 +112,9 @@ def test_one_variable(variables: dict[str, str], attribute: str, value: Any) -> 
 def test_routes_by_commas_and_white_space() -> None:
     config = Config.from_env(env(ROUTES=f"{ARIZONA},\n\tspare={URL} ,vllm=http://[::1]:8000/v1/", API_KEY="one, two"))
     assert config.routes == (
-        Route(ARIZONA, api_key=["one", "two"]),
-        Route(URL, name="spare", api_key=["one", "two"]),
-        Route("http://[::1]:8000/v1", name="vllm", api_key=["one", "two"]),
+        Route(ARIZONA, api_key=["one", "two"], paths=PATHS),
+        Route(URL, name="spare", api_key=["one", "two"], paths=PATHS),
+        Route("http://[::1]:8000/v1", name="vllm", api_key=["one", "two"], paths=PATHS),
     )
 
 
@@ -162,9 +162,11 @@ def test_arguments_say_the_same_as_variables() -> None:
         log="info",
     )
     assert arguments.routes == (
-        Route(ARIZONA, api_key=["k1", "k2"], model={"gpt": "m"}),
-        Route(URL, name="own", api_key="k3", model="n"),
-        Route("http://localhost:8000/v1", name="vllm", api_key=["k1", "k2"], model={"gpt": "m"}),
+        Route(ARIZONA, api_key=["k1", "k2"], model={"gpt": "m"}, paths=["/completions"]),
+        Route(URL, name="own", api_key="k3", model="n", paths=["/completions"]),
+        Route(
+            "http://localhost:8000/v1", name="vllm", api_key=["k1", "k2"], model={"gpt": "m"}, paths=["/completions"]
+        ),
     )
     assert arguments.forward_headers == ("x-a",)
     assert (arguments.probe_interval, arguments.deadline) == (5.0, 30.0)
@@ -462,6 +464,11 @@ region = "eu-paris-1"
 kind = "private"
 tier = 1
 allow_http = true
+server_name = "vllm.internal"
+key_header = "x-key"
+headers = {{ x-tenant = "a" }}
+query = {{ api-version = "2024-10-21" }}
+paths = ["/chat/completions", "/rerank"]
 """
 
 
@@ -478,6 +485,11 @@ def test_a_file_with_everything(toml: Callable[[str], Path]) -> None:
                 kind=Kind.PRIVATE,
                 tier=1,
                 allow_http=True,
+                server_name="vllm.internal",
+                key_header="x-key",
+                headers={"x-tenant": "a"},
+                query={"api-version": "2024-10-21"},
+                paths=["/chat/completions", "/rerank"],
             ),
         ],
         api_key=["one", "two"],
@@ -494,6 +506,45 @@ def test_a_file_with_everything(toml: Callable[[str], Path]) -> None:
         backend="httpcore",
         log="info",
     )
+
+
+def test_a_route_without_paths_serves_those_of_the_configuration() -> None:
+    config = Config([Route(ARIZONA, paths=["/rerank"]), f"spare={URL}"], api_key="k", paths=["/chat/completions"])
+    assert [route.paths for route in config.routes] == [("/rerank",), ("/chat/completions",)]
+
+
+def test_behind_one_address_a_name_a_header_or_a_parameter_tells_routes_apart() -> None:
+    ways: list[dict[str, Any]] = [{}, {"server_name": "a"}, {"headers": {"x-a": "1"}}, {"query": {"a": "1"}}]
+    routes = [Route(URL, name=f"r{number}", **way) for number, way in enumerate(ways)]
+    assert len(Config(routes, api_key="k").routes) == 4
+    assert "is there twice" in str(refused(lambda: Config([*routes, Route(URL, name="r", **ways[1])], api_key="k")))
+
+
+def test_files_are_looked_at_with_all_else(toml: Callable[[str], Path], tmp_path: Path) -> None:
+    written = toml(f"""
+probe_interval = -1
+[[route]]
+address = "https://10.0.0.5/v1"
+name = "psc"
+kind = "private"
+ca_file = "{tmp_path}/fw_fake.pem"
+client_cert = "{tmp_path}/smartroute.toml"
+client_key = "{tmp_path}"
+""")
+    found = refused(lambda: Config.from_toml(written)).problems
+    assert [(each.setting, each.problem) for each in found] == [
+        ("probe_interval in smartroute.toml", "is out of range"),
+        *(
+            ("[[route]] in smartroute.toml", f"route 'psc': {problem}")
+            for problem in (
+                "ca_file cannot be read (No such file or directory)",
+                "client_cert has no certificate as PEM has them",
+                "client_key cannot be read (Is a directory)",
+            )
+        ),
+    ]
+    assert all("fw_" not in str(each) and each.remedy for each in found)
+    assert Config.from_toml(written, env(DISABLED="1")).routes == ()
 
 
 def test_a_file_alone_reads_no_environment(toml: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -594,6 +645,51 @@ def test_no_representation_shows_a_key(key: str) -> None:
     assert {config.global_api_key, *config.routes[0].keys, *config.routes[1].keys} == {key}
     for value in (config, config.global_route, *config.routes):
         assert key not in repr(value) + str(value)
+
+
+# --- Deployments behind a gateway --------------------------------------------------------------------
+
+CONSOLE = {"FIREWORKS_API_KEY": "fw_FakeConsoleKey"}
+GATEWAY = """
+[[route]]
+address = "https://api.fireworks.ai/inference/v1"
+name = "tokyo"
+region = "AP_TOKYO_1"
+model = { "accounts/a/deployments/one" = "accounts/a/deployments/two" }
+
+[[route]]
+address = "https://api.fireworks.ai/inference/v1"
+name = "paris"
+region = "EU_PARIS_1"
+model = "accounts/a/deployments/one"
+
+[[route]]
+address = "a-b.us-iowa-1.direct.fireworks.ai"
+"""
+
+
+def test_deployments_behind_one_url_are_routes_by_their_models(toml: Callable[[str], Path]) -> None:
+    environ = CONSOLE | env(API_KEY="FakeDirectKey")
+    config = Config.from_toml(toml(GATEWAY), environ)
+    assert [route.url == config.global_url for route in config.routes] == [True, True, False]
+    # Who has the key of the direct routes has no business at the gateway, and the other way round.
+    assert [route.keys for route in config.routes] == [("fw_FakeConsoleKey",)] * 2 + [("FakeDirectKey",)]
+
+
+def test_a_gateways_route_may_have_a_key_of_its_own(toml: Callable[[str], Path]) -> None:
+    own = CONSOLE | env(API_KEY="d", API_KEY_PARIS="fw_FakeParisKey")
+    assert Config.from_toml(toml(GATEWAY), own).routes[1].keys == ("fw_FakeParisKey",)
+    assert Config.from_toml(toml(GATEWAY), env(API_KEY="d")).routes[1].keys == ("d",)  # nothing else was said
+
+
+def test_one_url_twice_needs_two_models() -> None:
+    for models in (["m", "m"], ["m", None], [None, "m"], [None, None]):
+        routes = [Route("https://gw.example/v1", name=f"r{i}", api_key="k", model=m) for i, m in enumerate(models)]
+        assert "models of their own" in str(refused(lambda routes=routes: Config(routes)))  # type: ignore[misc]
+
+
+def test_the_global_endpoint_itself_is_no_route_without_a_model() -> None:
+    assert "the global endpoint lies below" in str(refused(lambda: Config([Route(GLOBAL_URL, api_key="k")])))
 
 
 def test_what_is_written_where(tmp_path: Path) -> None:

@@ -1,15 +1,46 @@
-import pytest
+import typing
 
-from smartroute.fireworks import GLOBAL_HOST, GLOBAL_URL, REGIONS, Handle, is_handle_host, parse_handle
+import pytest
+from fireworks.types.placement import Placement
+
+from smartroute.fireworks import (
+    DIRECT_REGIONS,
+    GATEWAY_HOSTS,
+    GLOBAL_HOST,
+    GLOBAL_URL,
+    NOT_ON_DIRECT_ROUTES,
+    REGIONS,
+    Handle,
+    direct_models,
+    is_handle_host,
+    looks_like_console_key,
+    parse_handle,
+    parse_model,
+    remedy_for_model,
+)
+from smartroute.settings import PATHS
+
+BASE = "accounts/fireworks/models/llama-v3p1-8b-instruct"
+NAME = "accounts/my-account/deployments/abcd1234"
 
 
 def test_the_global_url_is_on_the_global_host() -> None:
     assert GLOBAL_URL.startswith(f"https://{GLOBAL_HOST}/")
-    assert not is_handle_host(GLOBAL_HOST)
+    assert not any(map(is_handle_host, GATEWAY_HOSTS))
+    assert GLOBAL_HOST in GATEWAY_HOSTS
 
 
-def test_there_are_ten_documented_regions() -> None:
-    assert len(set(REGIONS)) == 10
+def test_the_regions_are_those_of_the_vendors_sdk() -> None:
+    (literal,) = (
+        each for each in typing.get_args(Placement.model_fields["region"].annotation) if each is not type(None)
+    )
+    assert set(REGIONS) == set(typing.get_args(literal)) - {"REGION_UNSPECIFIED"}
+    assert len(REGIONS) == len(set(REGIONS)) == 36
+    assert len(set(DIRECT_REGIONS)) == 10
+
+
+def test_no_path_is_routed_that_direct_routes_do_not_serve() -> None:
+    assert not set(PATHS) & set(NOT_ON_DIRECT_ROUTES)
 
 
 @pytest.mark.parametrize("region", REGIONS)
@@ -75,3 +106,68 @@ def test_a_handle_names_account_and_deployment(deployment: str) -> None:
 )
 def test_which_hosts_are_the_vendors_direct_hosts(host: str, expected: bool) -> None:
     assert is_handle_host(host) is expected
+
+
+@pytest.mark.parametrize(
+    ("name", "base", "deployment"),
+    [
+        (BASE, BASE, None),
+        (NAME, None, NAME),
+        (f"{BASE}#{NAME}", BASE, NAME),
+        ("accounts/my-account/models/my-lora#" + NAME, "accounts/my-account/models/my-lora", NAME),
+        ("fireworks/llama-v3p1-8b-instruct", BASE, None),
+        ("fireworks/llama-v3p1-8b-instruct#my-account/abcd1234", BASE, NAME),
+        (f"  {NAME} ", None, NAME),
+    ],
+)
+def test_the_forms_of_a_model_name(name: str, base: str | None, deployment: str | None) -> None:
+    assert parse_model(name) == (base, deployment)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "",
+        "#",
+        "gpt-4o",
+        "accounts/a/routers/r",
+        f"{BASE}#",
+        f"#{NAME}",
+        f"{NAME}#{BASE}#",
+        f"{NAME}#{NAME}x/y",
+        "accounts/a/models/m m",
+        'accounts/a/models/"$(m)"',
+    ],
+)
+def test_what_is_no_model_name_of_the_vendors(name: str) -> None:
+    assert parse_model(name) is None
+
+
+def test_what_is_asked_of_global_and_what_direct_routes_expect() -> None:
+    other = "accounts/my-account/deployments/efgh5678"
+    assert direct_models(BASE, [NAME, other]) == dict.fromkeys([NAME, f"{BASE}#{NAME}", other, f"{BASE}#{other}"], BASE)
+    assert BASE not in direct_models(BASE, [NAME])  # on global that is the serverless one
+
+
+@pytest.mark.parametrize(
+    ("model", "direct", "remedy"),
+    [
+        (BASE, True, "this deployment's base model"),
+        (f"{BASE}#{NAME}", True, f"one side of the #: {BASE}, or {NAME}"),
+        (NAME, True, "also takes the base model"),
+        (BASE, False, "means the serverless one"),
+        (NAME, False, "look whether the deployment is there"),
+        (f"{BASE}#{NAME}", False, "look whether the deployment is there"),
+    ],
+)
+def test_the_remedy_for_a_model_that_was_not_found(model: str, direct: bool, remedy: str) -> None:
+    assert remedy in remedy_for_model(model, direct=direct)
+
+
+def test_names_of_other_vendors_have_no_remedy() -> None:
+    assert remedy_for_model("gpt-4o", direct=True) == remedy_for_model("gpt-4o", direct=False) == ""
+
+
+def test_keys_of_the_console_are_known_by_their_look() -> None:
+    assert looks_like_console_key("fw_FakeConsoleKey00000000")
+    assert not looks_like_console_key("FakeDirectRouteKey1111")

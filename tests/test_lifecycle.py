@@ -3,14 +3,16 @@
 import gc
 import logging
 import pickle
-import weakref
+import subprocess
+import sys
+from typing import Any
 
 import pytest
 
 import smartroute
-import smartroute.lifecycle
+import smartroute.telemetry
 from smartroute.config import Config
-from smartroute.lifecycle import _telemetry, acquire, release
+from smartroute.lifecycle import acquire, release
 from smartroute.route import Route
 from smartroute.router import Router
 
@@ -126,7 +128,7 @@ def test_a_broken_telemetry_costs_one_warning(
     def broken(**_: object) -> None:
         raise ImportError("half an OpenTelemetry")
 
-    monkeypatch.setattr(smartroute.lifecycle, "Telemetry", broken)
+    monkeypatch.setattr(smartroute.telemetry, "Telemetry", broken)
     given = config("without-telemetry")
     with smartroute.Client(given) as client, smartroute.Client(given) as other:
         assert client.router is other.router
@@ -137,18 +139,20 @@ def test_a_broken_telemetry_costs_one_warning(
 
 
 @pytest.mark.parametrize("end", ["closed", "forgotten"])
-def test_a_router_is_in_the_gauges_as_long_as_it_lives(end: str) -> None:
+def test_a_router_is_in_the_gauges_as_long_as_it_lives(monkeypatch: pytest.MonkeyPatch, end: str) -> None:
     router: Router | None = Router(config("a"))
     assert router is not None
-    watched = _telemetry(weakref.ref(router))._metrics
-    assert [status.name for status in watched.status()] == ["a"]
-    assert watched.budgets().keys() == {"replay"}
+    asked: dict[str, Any] = {}
+    monkeypatch.setattr(smartroute.telemetry, "Telemetry", lambda **given: asked.update(given))
+    acquire(User(), None, router)
+    assert [status.name for status in asked["status"]()] == ["a"]
+    assert asked["budgets"]().keys() == {"replay"}
     if end == "closed":
         router.close()
     else:
         router = None
         gc.collect()
-    assert (watched.status(), watched.budgets()) == ((), {})
+    assert (asked["status"](), asked["budgets"]()) == ((), {})
 
 
 def test_what_belongs_to_a_process_says_so_when_it_is_pickled() -> None:
@@ -171,3 +175,40 @@ def test_the_environment_sets_the_level_of_the_log_whatever_the_configuration_ca
                 assert logger.level == level
     finally:
         logger.setLevel(before)
+
+
+CLOSED_BY_COLLECTOR = """
+import gc
+import smartroute.httpx2, smartroute.lifecycle
+from smartroute import Config, Route, Router
+
+class Service:
+    def __init__(self):
+        self.client = smartroute.httpx2.Client(config("a"))
+        self.itself = self
+
+    def __del__(self):
+        self.client.close()
+        print("closed")
+
+def config(name):
+    return Config([Route("http://127.0.0.1:1/v1", name=name, api_key="fake")], global_url=None)
+
+def make(config):
+    gc.collect()
+    return Router(config)
+
+gc.disable()
+Service()
+smartroute.lifecycle.Router = make
+client = smartroute.httpx2.Client(config("b"))
+client.close()
+print(smartroute.lifecycle._shared)
+"""
+
+
+def test_a_client_may_be_closed_by_the_garbage_collector_while_another_is_made() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", CLOSED_BY_COLLECTOR], capture_output=True, text=True, check=False, timeout=20
+    )
+    assert (done.stdout, done.stderr, done.returncode) == ("closed\n{}\n", "", 0)

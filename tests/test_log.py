@@ -162,15 +162,52 @@ def test_one_of_several_keys_refused_is_said_once(diary: Diary) -> None:
     ]
 
 
-@pytest.mark.parametrize(("endpoint", "name"), [(IOWA, "Route iowa"), (GLOBAL, "Endpoint global")])
-def test_a_refused_certificate_is_said_once_with_the_reason(diary: Diary, endpoint: Route, name: str) -> None:
-    diary.tell(*[CertificateRefused(endpoint, "certificate: certificate has expired")] * 3)
-    assert diary.warnings == [
+EXPIRED = "certificate: certificate has expired"
+MISMATCH = "certificate: IP address mismatch, certificate is not valid for '10.0.0.5'"
+UNKNOWN = "client_certificate: it was refused, or is missing (tlsv1 alert unknown ca)"
+PRIVATE = "https://10.0.0.5/v1"
+
+
+@pytest.mark.parametrize(
+    ("refused", "who", "remedy"),
+    [
         (
-            f"{name}: its certificate is not accepted (certificate: certificate has expired). Remedy: have it renewed, "
-            "or name its authority to the client (verify=)."
-        )
-    ]
+            CertificateRefused(IOWA, EXPIRED),
+            f"Route iowa: its certificate is not accepted ({EXPIRED})",
+            "have it renewed, or name its authority: in this route's ca_file, or to the client (verify=)",
+        ),
+        (
+            CertificateRefused(GLOBAL, EXPIRED),
+            f"Endpoint global: its certificate is not accepted ({EXPIRED})",
+            "have it renewed, or name its authority to the client (verify=)",
+        ),
+        (
+            CertificateRefused(Route(PRIVATE, name="psc", ca_file="ca.pem"), EXPIRED),
+            f"Route psc: its certificate is not accepted ({EXPIRED})",
+            "have it renewed, or add its authority to this route's ca_file",
+        ),
+        (
+            CertificateRefused(Route(PRIVATE, name="psc", ca_file="ca.pem"), MISMATCH),
+            f"Route psc: its certificate is not accepted ({MISMATCH})",
+            "name the host that it is for (by server_name, if the URL must have another), or have it issued anew",
+        ),
+        (
+            CertificateRefused(Route(PRIVATE, name="psc"), UNKNOWN, ours=True),
+            f"Route psc: it does not accept us ({UNKNOWN})",
+            "show it one: name client_cert (and client_key) of this route",
+        ),
+        (
+            CertificateRefused(Route(PRIVATE, name="psc", client_cert="c.pem"), UNKNOWN, ours=True),
+            f"Route psc: it does not accept us ({UNKNOWN})",
+            "have this route's client_cert renewed, or issued by an authority that it trusts",
+        ),
+    ],
+)
+def test_a_refused_certificate_is_said_once_with_the_reason(
+    diary: Diary, refused: CertificateRefused, who: str, remedy: str
+) -> None:
+    diary.tell(*[refused] * 3)
+    assert diary.warnings == [f"{who}. Remedy: {remedy}."]
 
 
 def test_a_certificate_that_expires_is_said_once_a_day(diary: Diary) -> None:
@@ -310,6 +347,7 @@ WARNED: tuple[Event, ...] = (
     Quarantined(IOWA, 404, "llama", 300.0, None),
     KeyRefused(IOWA, 1, 2),
     CertificateRefused(IOWA, "certificate: certificate has expired"),
+    CertificateRefused(TOKYO, UNKNOWN, ours=True),
     CertificateExpiring(IOWA, 3.25 * DAY),
     IncumbentChanged(IOWA, TOKYO),
     Cooled(IOWA, 429, 5.0, 7),

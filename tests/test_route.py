@@ -3,6 +3,7 @@ import json
 import pickle
 from collections.abc import Callable
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -154,6 +155,43 @@ def test_plain_http_in_public(host: str) -> None:
         ({"model": 5}, "model=", "no model name"),
         *(({"tier": tier}, "tier=", "whole number from 0 to 9") for tier in (-1, 10, 1.0, "1", True, None)),
         ({"allow_http": "no"}, "allow_http=", "true or false"),
+        *(
+            ({"server_name": name}, "server_name=", "not a host name")
+            for name in ("", "https://llm.internal", "llm.internal:443", "l m", 5)
+        ),
+        ({"ca_file": ""}, "ca_file=", "ca_file is not the path of a file"),
+        ({"ca_file": 5}, "ca_file=", "ca_file is not the path of a file"),
+        ({"ca_file": "-----BEGIN CERTIFICATE-----\nMII"}, "ca_file=", "not what is in it"),
+        ({"client_cert": " "}, "client_cert=", "client_cert is not the path of a file"),
+        ({"client_key": "key.pem"}, "client_key=", "a client_key without a client_cert"),
+        ({"client_cert": "cert.pem", "client_key": "a\0b"}, "client_key=", "client_key is not the path of a file"),
+        ({"headers": "x-tenant: a"}, "headers=", "not names with texts"),
+        ({"headers": {"x-tenant": 5}}, "headers=", "not names with texts"),
+        ({"headers": {"": "a"}}, "headers=", "not names with texts"),
+        ({"headers": {"x tenant": "a"}}, "headers=", "cannot be sent"),
+        ({"headers": {"x-tenant": "a\r\nb: c"}}, "headers=", "cannot be sent"),
+        ({"headers": {"x-tenant": "\u00e9"}}, "headers=", "cannot be sent"),
+        ({"headers": {"x-tenant": ""}}, "headers=", "cannot be sent"),
+        ({"headers": {"x-tenant": "a", "X-Tenant": "b"}}, "headers=", "there twice"),
+        *(
+            ({"headers": {name: "fake"}}, "headers=", "credential, a cookie or Host")
+            for name in ("Authorization", "Proxy-Authorization", "api-key", "X-Api-Key", "Cookie", "Host")
+        ),
+        *(
+            ({"headers": {name: "a"}}, "headers=", "belongs to the single request")
+            for name in ("Content-Length", "Content-Type", "Transfer-Encoding", "Connection", "traceparent")
+        ),
+        ({"headers": {"x-smartroute-route": "a"}}, "headers=", "belongs to the single request"),
+        ({"headers": {"x-key": "a"}, "key_header": "X-Key"}, "headers=", "the header of the key is among the headers"),
+        *(
+            ({"key_header": name}, "key_header=", "not a header that can carry a key")
+            for name in ("", "api key", "Host", "cookie", "content-type", "x-smartroute-key", 5)
+        ),
+        ({"query": "api-version=1"}, "query=", "not names with texts"),
+        ({"query": {"api-version": 2024}}, "query=", "not names with texts"),
+        ({"paths": "chat/completions"}, "paths=", "does not start with '/'"),
+        ({"paths": ["/a?b"]}, "paths=", "cannot be read"),
+        ({"paths": 5}, "paths=", "not a list"),
     ],
 )
 def test_arguments_that_are_refused(arguments: dict[str, Any], setting: str, problem: str) -> None:
@@ -168,6 +206,57 @@ def test_everything_wrong_is_said_at_once() -> None:
     assert {each.setting for each in caught.value.problems} == {
         *("handle_or_url=", "name=", "region=", "kind=", "api_key=", "model=", "tier=", "allow_http=")
     }
+
+
+@pytest.mark.parametrize("setting", ["ca_file", "client_cert"])
+def test_no_files_for_what_is_reached_without_tls(setting: str) -> None:
+    with pytest.raises(ConfigError, match=f"{setting} is of no use to an http:// URL") as caught:
+        Route("http://10.0.0.5/v1", **{setting: "file.pem"})  # type: ignore[arg-type]
+    assert [each.setting for each in caught.value.problems] == [f"{setting}="]
+
+
+def test_a_route_of_ones_own_network_in_its_normal_form(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", "/home/somebody")
+    route = Route(
+        "https://10.0.0.5/v1",
+        server_name=" LLM.Private.Example. ",
+        ca_file="ca.pem",
+        client_cert=Path("tls/../client.pem"),
+        client_key="~/key.pem",
+        headers={"X-Tenant": "a b", "x-area": "1"},
+        key_header="API-Key",
+        query={"b": "2 3", "a": "1"},
+        paths="/chat/completions/, /rerank",
+    )
+    assert (route.server_name, route.key_header) == ("llm.private.example", "api-key")
+    assert (route.ca_file, route.client_cert) == (str(tmp_path / "ca.pem"), str(tmp_path / "client.pem"))
+    assert route.client_key == "/home/somebody/key.pem"
+    assert route.headers == (("x-area", "1"), ("x-tenant", "a b"))
+    assert route.query == (("a", "1"), ("b", "2 3"))
+    assert route.paths == ("/chat/completions", "/rerank")
+    assert route.has_own_tls
+    assert not Route("https://10.0.0.5/v1", server_name="llm.private.example").has_own_tls
+    assert route.replace(keys=["k"]).replace(keys=()) == route == pickle.loads(pickle.dumps(route))
+    assert route.replace(paths=["/rerank"]).paths == ("/rerank",)
+    with pytest.raises(ConfigError, match="keys=: a key is empty"):
+        route.replace(keys=[""])
+    for changed in ({"headers": {"x-tenant": "b"}}, {"query": {"a": "2"}}, {"server_name": "x"}, {"ca_file": "o.pem"}):
+        assert Route("https://10.0.0.5/v1", **changed) != Route("https://10.0.0.5/v1")
+
+
+def test_paths_say_what_is_served() -> None:
+    route = Route(HANDLE, paths=["/embeddings"], model={"a": "b"})
+    assert [route.serves("a", path) for path in ("/embeddings", "/chat/completions", "")] == [True, False, True]
+    assert not route.serves("other", "/embeddings")
+    assert Route(HANDLE).serves("a", "/anything")
+
+
+def test_values_of_headers_and_parameters_are_not_shown() -> None:
+    route = Route(HANDLE, headers={"x-token": "fake-secret"}, query={"sig": "fake-secret"})
+    for shown in (repr(route), f"{route.headers}", json.dumps(asdict(route), default=str)):
+        assert "fake" not in shown
+    assert repr(route.headers) == "<x-token>"
 
 
 def test_keys_are_a_sequence_or_text_with_commas() -> None:

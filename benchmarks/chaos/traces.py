@@ -171,10 +171,11 @@ def _of_route(call: Call, route: ReadableSpan, posts: Sequence[ReadableSpan]) ->
         yield f"the caller got {status}, the span's error type is {error_type}"
     if _said(route, "fallback") != (endpoint == "global"):
         yield f"fallback: {_said(route, 'fallback')}, answered by {endpoint}"
-    (decision, *more) = [event for event in route.events if event.name == "smartroute.decision"] or [None]
-    if decision is None or more:
+    decisions = [event for event in route.events if event.name == "smartroute.decision"]
+    if len(decisions) != 1:
         yield "not one decision"
         return
+    (decision,) = decisions
     known = [line.partition(": ")[0] for line in _said(decision, "explanation") or ()]
     if len(known) != len(set(known)) or not {_said(post, "endpoint.name") for post in posts} <= set(known):
         yield f"the decision explains {known}, not each that was tried"
@@ -284,7 +285,7 @@ def _has_cause(post: ReadableSpan, tree: Tree, earlier: Sequence[ReadableSpan]) 
         case "stale_connection":
             return any(_said(other, "failure.class") == "reset" and _said(other, "connection.reused") for other in same)
         case "connection_race":
-            return _said(earlier[-1], "stream.outcome") == "diverted"
+            return bool(_said(earlier[-1], "stream.outcome") == "diverted")
         case "rescue":
             silent = [_said(other, "endpoint.name") for other in earlier if any(other.events)]
             return any(silent) or any(_said(get, "endpoint.name") != name for get in (*tree.gets, *tree.linked))

@@ -17,6 +17,7 @@ except ModuleNotFoundError as missing:
 
 from smartroute.cli.check import check
 from smartroute.cli.demo import demo
+from smartroute.cli.discover import discover
 from smartroute.cli.env import env
 from smartroute.cli.explain import explain
 from smartroute.cli.options import guarded
@@ -25,8 +26,8 @@ from smartroute.cli.watch import watch
 
 __all__ = ["app", "main"]
 
-COMMANDS = (check, probe, watch, explain, env, demo)
-"""In the order of the help. A further command is imported above and named here, and all is done."""
+COMMANDS = (check, probe, watch, explain, discover, env, demo)
+"""In the order of the help."""
 
 app = typer.Typer(
     add_completion=False,

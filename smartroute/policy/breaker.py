@@ -39,7 +39,7 @@ class State(StrEnum):
     HALF_OPEN = "half_open"
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Breaker:
     """The health of one route.
 

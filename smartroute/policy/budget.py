@@ -16,7 +16,7 @@ HEDGES_PER_REQUEST = 0.02
 HEDGES_PER_MINUTE = 1.0
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Budget:
     """A bucket of tokens, full at first. `now` is monotonic seconds.
 

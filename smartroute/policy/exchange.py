@@ -588,8 +588,8 @@ class Exchange:
         tried = {a.endpoint.name for a in self.attempts}
         others = (c.route for c in self._ranking(now) if c.reason != "last_resort" and c.route is not route)
         rivals = [r for r in others if r.name not in tried]
-        if self._at_once:  # nothing is known of the routes: global is no competitor, only what is left
-            rivals = [r for r in rivals if r.kind is not Kind.GLOBAL]
+        if self._at_once:  # nothing is known of the routes: global and worse tiers are no competitors, but what is left
+            rivals = [r for r in rivals if r.kind is not Kind.GLOBAL and r.tier == route.tier]
         self._rivals = tuple(rivals[: MOST_RIVALS - 1])
         return self._rivals
 

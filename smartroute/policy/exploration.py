@@ -25,7 +25,7 @@ SURPRISINGLY_FAST = 0.5
 """An answer this much faster than expected of its route (a factor) is worth another look at once."""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Explorer:
     """Decides when a request may have a look. `now` is monotonic seconds."""
 

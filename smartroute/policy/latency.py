@@ -48,7 +48,7 @@ P99 = 2.326
 """Standard deviations up to the 99th percentile of a normal distribution."""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Baseline:
     """`G(size)`: the usual service time of a request, per model and half-octave of its bytes.
 
@@ -144,7 +144,7 @@ class Cusum:
         return change
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Latency:
     """What is known of one route's speed. All times are in seconds; `now` is monotonic.
 

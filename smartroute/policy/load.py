@@ -23,7 +23,7 @@ RAMP = 30.0
 RAMP_FROM = 0.1
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Load:
     """The requests in flight on one route. `now` is monotonic seconds.
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum, auto
 from math import inf
+from typing import NamedTuple
 
 from smartroute.policy.outcome import Failure, Rule
 from smartroute.route import Kind, Route
@@ -33,8 +34,7 @@ __all__ = [
 ]
 
 
-@dataclass(frozen=True, slots=True)
-class Call:
+class Call(NamedTuple):
     """What routing needs to know of a request.
 
     Attributes:
@@ -157,8 +157,7 @@ class Attempt:
         return self.reused and self.failure is Failure.RESET and self.first_byte is None
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
+class Record(NamedTuple):
     """What became of an attempt, for those who ask afterwards (`response.extensions["smartroute"]`)."""
 
     endpoint: str
@@ -183,16 +182,14 @@ class Gate(Enum):
 # What the driver tells.
 
 
-@dataclass(frozen=True, slots=True)
-class Diverted:
+class Diverted(NamedTuple):
     """Nothing was sent: the connection to another route was ready first."""
 
     attempt: Attempt
     winner: str
 
 
-@dataclass(frozen=True, slots=True)
-class Failed:
+class Failed(NamedTuple):
     """No response came."""
 
     attempt: Attempt
@@ -200,8 +197,7 @@ class Failed:
     detail: str
 
 
-@dataclass(frozen=True, slots=True)
-class Answered:
+class Answered(NamedTuple):
     """The status and the headers came. `wait` is what Retry-After asks for, in seconds."""
 
     attempt: Attempt
@@ -211,22 +207,19 @@ class Answered:
     encoded: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Content:
+class Content(NamedTuple):
     """The first content of a stream is in hand (or more than may be held back)."""
 
     attempt: Attempt
 
 
-@dataclass(frozen=True, slots=True)
-class Whole:
+class Whole(NamedTuple):
     """The whole body is in hand."""
 
     attempt: Attempt
 
 
-@dataclass(frozen=True, slots=True)
-class Spoiled:
+class Spoiled(NamedTuple):
     """The response went bad before its first content. `status`: what an error event named."""
 
     attempt: Attempt
@@ -235,8 +228,7 @@ class Spoiled:
     status: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Quiet:
+class Quiet(NamedTuple):
     """Nothing that counts has come of this attempt by its `check_at`."""
 
     attempt: Attempt
@@ -248,8 +240,7 @@ Event = Diverted | Failed | Answered | Content | Whole | Spoiled | Quiet
 # What the exchange answers.
 
 
-@dataclass(frozen=True, slots=True)
-class Send:
+class Send(NamedTuple):
     """Send the request. If it needs a new connection, race the rivals' connections against it.
 
     Attributes:
@@ -266,8 +257,7 @@ class Send:
     beside: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Hold:
+class Hold(NamedTuple):
     """Read the response up to where the gate decides; hand nothing to the caller yet.
 
     `limit`: seconds that it may take; None: as long as the caller's timeouts allow.
@@ -278,21 +268,19 @@ class Hold:
     limit: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True)  # no tuple: an empty one is false
 class Wait:
     """Go on waiting for what is in flight."""
 
 
-@dataclass(frozen=True, slots=True)
-class Deliver:
+class Deliver(NamedTuple):
     """Hand this attempt's response to the caller, drop all others. `final`: tell the SDK that retrying cannot help."""
 
     attempt: Attempt
     final: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Raise:
+class Raise(NamedTuple):
     """Raise this attempt's exception."""
 
     attempt: Attempt

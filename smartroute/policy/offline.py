@@ -16,7 +16,7 @@ CUT_OFF = frozenset((Failure.DNS, Failure.CONNECT, Failure.CONNECT_TIMEOUT))
 """Failures that a machine has which is cut off."""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Offline:
     """Watches all endpoints, the global one too.
 

@@ -5,12 +5,11 @@ reference, gRPC A6 and Finagle (what may be replayed).
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from datetime import UTC
 from email.utils import parsedate_to_datetime
 from enum import Enum, StrEnum, auto
 from math import isnan
-from typing import Any
+from typing import Any, NamedTuple
 
 __all__ = [
     "MAX_RETRY_AFTER",
@@ -37,6 +36,7 @@ class Failure(StrEnum):
     CONNECT_TIMEOUT = "connect_timeout"
     TLS = "tls"
     CERTIFICATE = "certificate"
+    CLIENT_CERTIFICATE = "client_certificate"
     POOL_TIMEOUT = "pool_timeout"
     WRITE = "write"
     RESET = "reset"
@@ -81,8 +81,7 @@ class Blame(Enum):
     """The route cannot be reached: it leaves the race at once."""
 
 
-@dataclass(frozen=True, slots=True)
-class Rule:
+class Rule(NamedTuple):
     """What follows from a failure."""
 
     again: Again
@@ -115,6 +114,7 @@ _BY_FAILURE = {
     Failure.CONNECT_TIMEOUT: _UNREACHABLE,
     Failure.TLS: _UNREACHABLE,
     Failure.CERTIFICATE: _UNREACHABLE,
+    Failure.CLIENT_CERTIFICATE: _UNREACHABLE,
     Failure.SILENCE: Rule(Again.ELSEWHERE, Blame.COUNT),
     Failure.POOL_TIMEOUT: Rule(Again.ELSEWHERE, Blame.NONE),  # our own limit
     Failure.OVERTAKEN: Rule(Again.ELSEWHERE, Blame.NONE),  # by an attempt in whose stead it was made

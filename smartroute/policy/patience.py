@@ -37,7 +37,7 @@ TICK = 0.02
 """Seconds by which a look may come too early, and after which what is awaited should be there."""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Patience:
     """Knows how long answers usually take, streamed ones up to their first token.
 

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import count
+from typing import NamedTuple
 from weakref import WeakKeyDictionary
 
 from smartroute.policy.breaker import State
@@ -27,8 +28,7 @@ PROBE_LIMIT = 5.0
 """Seconds that the first probe of a route may take; later ones as long as a verification."""
 
 
-@dataclass(frozen=True, slots=True)
-class Claim:
+class Claim(NamedTuple):
     """A probe that is to be made.
 
     Attributes:
@@ -44,8 +44,7 @@ class Claim:
     exchanges: tuple[int, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
+class Finding(NamedTuple):
     """What came of a probe.
 
     Attributes:
@@ -66,18 +65,19 @@ class Finding:
     late: bool = False
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Schedule:
     """Shares the probing among the clients of one router. `now` is monotonic seconds.
 
     Args:
         interval: seconds between probes of a route; 0: only verifications.
         random: numbers in [0, 1), to spread the probes of many processes.
+        numbers: those of verifications.
     """
 
     interval: float
     random: Callable[[], float]
-    _numbers: Iterator[int] = field(default_factory=partial(count, 1))
+    numbers: Iterator[int] = field(default_factory=partial(count, 1))
     _visits: WeakKeyDictionary[object, dict[str, float]] = field(default_factory=WeakKeyDictionary)
 
     def claim(
@@ -93,7 +93,7 @@ class Schedule:
                 break
             if known.silence.wanted and now >= known.verifying_until:
                 known.verifying_until = now + LEASE
-                limit, number = known.latency.verification_limit, next(self._numbers)
+                limit, number = known.latency.verification_limit, next(self.numbers)
                 claimed.append(Claim(known.route, fresh=True, limit=limit, number=number, exchanges=known.askers))
             if not self.interval or now < known.probing_until:
                 continue

@@ -8,6 +8,7 @@ much for it spills over, and what nobody knows is explored now and then.
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from math import exp, hypot, inf
+from typing import NamedTuple
 
 from smartroute.policy.breaker import State
 from smartroute.route import Route
@@ -70,8 +71,7 @@ class Standing:
         return self.round_trip + usual * self.factor
 
 
-@dataclass(frozen=True, slots=True)
-class Field:
+class Field(NamedTuple):
     """Who may run, for requests of one kind. Made anew only when something has changed.
 
     Attributes:
@@ -148,8 +148,7 @@ def draw_up(
     )
 
 
-@dataclass(frozen=True, slots=True)
-class Choice:
+class Choice(NamedTuple):
     """Who is asked first.
 
     Attributes:
@@ -265,8 +264,7 @@ def _is_hope(standing: Standing, first: Standing, usual: float, now: float) -> b
 # --- The whole order: for failover, for rivals, and for those who ask why ------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Score:
+class Score(NamedTuple):
     """Of what a route's score is made: `(round_trip + service) * load`, in seconds.
 
     Attributes:
@@ -282,8 +280,7 @@ class Score:
     load: float
 
 
-@dataclass(frozen=True, slots=True)
-class Candidate:
+class Candidate(NamedTuple):
     """Where a route stands in a ranking, and why.
 
     Attributes:

@@ -22,7 +22,7 @@ from smartroute.route import Route, canonical_region
 __all__ = ["Selection", "Selector"]
 
 MOST_FIELDS = 64
-"""Kinds of requests (by model and regions) for which it is remembered who may run."""
+"""Kinds of requests (by model, path and regions) for which it is remembered who may run."""
 REFRESH = 1.0
 """Seconds after which time has changed what is known of routes of which nothing was heard."""
 TYPICAL_GAIN = 0.005
@@ -43,6 +43,11 @@ class Selection(NamedTuple):
             return self.choice.first.route, self.choice.reason
         order = self.order
         return (order[0].route, order[0].reason) if order else (None, "")
+
+    @property
+    def has_peers(self) -> bool:
+        """Whether the first choice is as good as others of its tier, or there are no other tiers to be preferred to."""
+        return len(self.field.runners) > 1 or not self.field.others
 
     @property
     def order(self) -> list[Candidate]:
@@ -191,14 +196,14 @@ class Selector:
 
     def _field(self, call: Call, now: float) -> Field:
         """Who may run: looked up, unless something has changed."""
-        kind = (call.model, call.regions, call.addressed is None)
+        kind = (call.model, call.path, call.regions, call.addressed is None)
         until, field = self._fields.get(kind, _NOTHING)
         if now < until:
             return field
         standings: list[tuple[Standing, str | None]] = []
         until = inf
         for known in self._known.values():
-            if not known.route.serves(call.model):
+            if not known.route.serves(call.model, call.path):
                 continue
             obstacle: str | None = "region"
             if self.allowed(known.route.region, call):

@@ -16,7 +16,7 @@ PAUSE = 10.0
 """Seconds after a verification that was answered before the next may be asked for."""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Silence:
     """What was not heard from one route. `now` and times of departure are monotonic seconds.
 

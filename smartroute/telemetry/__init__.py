@@ -67,6 +67,10 @@ class Telemetry:
         self._metrics = Metrics(meter_provider, status, budgets)
         self._configured = False
 
+    def after_fork(self) -> None:
+        """In a child process: what was under way is the parent's."""
+        self._spans.after_fork()
+
     @property
     def active(self) -> bool:
         """Whether anyone would notice the events of an exchange that begins here and now.

@@ -1,5 +1,6 @@
 """The instruments of a meter provider, and the state of the routes as gauges."""
 
+import os
 import threading
 import weakref
 from collections import Counter
@@ -44,6 +45,14 @@ class Totals:
         with self._lock:
             self._totals[key] += amount
 
+    def after_fork(self) -> None:
+        """In a child process: a thread that is not here may have held the lock."""
+        self._lock = threading.Lock()
+
+    def forget(self) -> None:
+        """Begin anew."""
+        self._totals.clear()
+
     def observe(self, _: CallbackOptions) -> Iterator[Observation]:
         """What has been counted, by its labels."""
         with self._lock:
@@ -60,15 +69,16 @@ class Instruments:
             return meter.create_histogram(name, "s", description, explicit_bucket_boundaries_advisory=buckets)
 
         def counter(name: str, unit: str, description: str) -> Totals:
-            totals = Totals()
+            self._totals.append(totals := Totals())
             meter.create_observable_counter(name, [totals.observe], unit, description)
             return totals
 
         def up_down_counter(name: str, unit: str, description: str) -> Totals:
-            totals = Totals()
+            self._totals.append(totals := Totals())
             meter.create_observable_up_down_counter(name, [totals.observe], unit, description)
             return totals
 
+        self._totals: list[Totals] = []
         # A provider keeps its callbacks for ever, and must keep no router with them.
         self.sources: weakref.WeakSet[Source] = weakref.WeakSet()
         self.request_duration = seconds(
@@ -139,6 +149,12 @@ class Instruments:
                 made = _of_provider[provider] = cls(provider.get_meter(SCOPE, package_version()))
             return made
 
+    def after_fork(self) -> None:
+        """In a child process: what is in flight is the parent's."""
+        for totals in self._totals:
+            totals.after_fork()
+        self.in_flight.forget()
+
     def _states(self, _: CallbackOptions) -> Iterator[Observation]:
         worst: dict[str, str] = {}  # where several routers have a route of the same name
         for status in self._routes():
@@ -187,3 +203,14 @@ def _state(status: RouteStatus) -> str:
 
 _making = threading.Lock()
 _of_provider: weakref.WeakKeyDictionary[MeterProvider, Instruments] = weakref.WeakKeyDictionary()
+
+
+def _after_fork() -> None:
+    global _making  # noqa: PLW0603 - there is no other way to replace it
+    _making = threading.Lock()  # a thread that is not here may have held it
+    for made in tuple(_of_provider.values()):
+        made.after_fork()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)

@@ -115,6 +115,10 @@ class Spans:
         self._exchanges: dict[int, OpenExchange] = {}
         self._verifications: dict[int, tuple[Span, int]] = {}
 
+    def after_fork(self) -> None:
+        """In a child process: the spans are the parent's, which ends them."""
+        self._exchanges, self._verifications = {}, {}
+
     def exchange_started(self, event: ExchangeStarted) -> None:
         """Open the exchange's span, unless the caller wants none."""
         context = otel_context.get_current()
@@ -164,7 +168,7 @@ class Spans:
                     "smartroute.attempt": event.attempt,
                     "smartroute.reason": event.reason,
                     "smartroute.explanation": None if known is None else str(known),
-                    "gen_ai.request.model": event.model,
+                    "smartroute.model": event.model,  # gen_ai.request.model would make it one more call of an LLM
                     **_endpoint(event.endpoint),
                 }
             ),

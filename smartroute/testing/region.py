@@ -79,7 +79,8 @@ class Region:
         jitter: up to so many seconds more; which, is the same in each run.
         tokens: how many tokens a completion has.
         token_interval: seconds between tokens; an answer that is not streamed waits for all of them.
-        api_keys: the bearer tokens it accepts; others get a 401. By default it asks for none.
+        api_keys: the keys it accepts, as a bearer token or in the header `api-key`; others get a 401. By default it
+            asks for none.
         models: the models it has; others get a 404. By default it has them all.
         prefix: the path of its base URL.
         responses: further answers (status, headers, body) by path, for any method.
@@ -314,7 +315,8 @@ class Region:
         return replace(answer, headers=(*answer.headers, ("x-request-id", f"{self.name}-{len(self._seen)}")))
 
     def _healthy(self, seen: Seen, request: Any) -> Answer:
-        if self.api_keys and (seen.header("authorization") or "").removeprefix("Bearer ") not in self.api_keys:
+        bearer = (seen.header("authorization") or "").removeprefix("Bearer ")
+        if self.api_keys and not {bearer, seen.header("api-key")} & {*self.api_keys}:
             return answers.error(401, "Incorrect API key provided.", "invalid_api_key")
         if seen.method == "POST" and self.capacity is not None and self._serving > self.capacity:
             return answers.error(429, f"{self.capacity} requests are being served.", "rate_limit_exceeded")

@@ -90,9 +90,9 @@ class AsyncDriver(DriverBase):
         if intake is None or exchange is None:
             self._tell_passed(request, intake)
             return await home.passages.to(request.url).handle_async_request(self.rewriter.passed(request))
-        home.prober.wake()
         trip = Trip(exchange, intake, {})
         try:
+            home.prober.wake()
             command = await self._obey(exchange.start(self.clock()), trip, home)
             return await self._deliver(trip, command, home)
         except BaseException as error:

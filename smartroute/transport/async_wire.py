@@ -1,6 +1,6 @@
-"""The async wire: an asyncio protocol under httpcore's async pool.
+"""The async wire: an asyncio protocol under the async pools, ours and httpcore's.
 
-One object is both asyncio's protocol and httpcore's stream: no task, no lock and no wrapper between the
+One object is both asyncio's protocol and the pool's stream: no task, no lock and no wrapper between the
 event loop and the HTTP parser.
 """
 
@@ -139,7 +139,7 @@ class AsyncStream(httpcore2.AsyncNetworkStream, asyncio.Protocol):
             self._reader.set_result(True)
         self.resume_writing()
 
-    # httpcore's side
+    # The pool's side
 
     async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
         try:
@@ -154,7 +154,9 @@ class AsyncStream(httpcore2.AsyncNetworkStream, asyncio.Protocol):
             raise httpcore2.ReadTimeout(str(error)) from error
         if not self._chunks:
             if self._error is not None:
-                raise httpcore2.ReadError(str(self._error)) from self._error
+                broken = httpcore2.ReadError(str(self._error))
+                broken.__context__ = self._error  # httpcore's pool takes the cause away
+                raise broken from self._error
             return b""
         data = self._chunks[0] if len(self._chunks) == 1 else b"".join(self._chunks)
         self._chunks.clear()

@@ -19,6 +19,7 @@ __all__ = [
     "LONGEST_DIAL",
     "Retirement",
     "Spares",
+    "cause_of",
     "failure_of",
     "has_surplus",
     "is_dead",
@@ -39,6 +40,11 @@ four such questions went unanswered."""
 MOST_RETRANSMISSIONS = 2
 """Times in a row that the kernel sends a request's bytes again in vain before their connection is taken for dead."""
 REFUSED_STREAM = 7
+OURS_REFUSED = (
+    *("ALERT_CERTIFICATE_REQUIRED", "ALERT_BAD_CERTIFICATE", "ALERT_UNSUPPORTED_CERTIFICATE"),
+    *("ALERT_CERTIFICATE_REVOKED", "ALERT_CERTIFICATE_EXPIRED", "ALERT_CERTIFICATE_UNKNOWN", "ALERT_UNKNOWN_CA"),
+)
+"""What a server says of a client's certificate, in OpenSSL's words (RFC 8446, 6.2)."""
 LONGEST_DIAL = 30.0
 """Seconds for which a connection is tried that nobody waits for any more, where the caller set no limit."""
 SPARE_TIME = 20.0
@@ -98,9 +104,11 @@ def is_readable(sock: socket.socket | None) -> bool:
 
 def failure_of(error: BaseException, watch: Watch) -> Failure:
     """Name what went wrong, from httpcore's exception and what it was caused by."""
-    cause = error.__cause__ or error.__context__
+    cause = cause_of(error)
     if watch.expired:
         return Failure.DEADLINE
+    if isinstance(cause, ssl.SSLError) and (cause.reason or "").endswith(OURS_REFUSED):
+        return Failure.CLIENT_CERTIFICATE  # with TLS 1.3 that is read where the answer should be
     match error:
         case httpcore2.ConnectTimeout():
             return Failure.CONNECT_TIMEOUT
@@ -122,6 +130,11 @@ def failure_of(error: BaseException, watch: Watch) -> Failure:
             return Failure.RESET  # a reset too, where TLS hides it
         case _:
             return Failure.PROTOCOL
+
+
+def cause_of(error: BaseException) -> BaseException | None:
+    """What the system said; httpcore's own streams let what TLS says pass as it is."""
+    return error if isinstance(error, ssl.SSLError) else error.__cause__ or error.__context__
 
 
 def is_refused_stream(error: BaseException) -> bool:

@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from queue import Empty, SimpleQueue
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 from weakref import WeakSet
 
 import httpcore2
@@ -28,9 +28,9 @@ from smartroute.policy.messages import Answered, Attempt, Command, Event, Failed
 from smartroute.policy.outcome import Failure, retry_after
 from smartroute.policy.patience import LATE
 from smartroute.policy.schedule import Finding
-from smartroute.route import Kind
-from smartroute.settings import NEVER_FORWARDED, is_switched_off
-from smartroute.transport.connect import failure_of, is_refused_stream
+from smartroute.route import NEVER_FORWARDED, Kind
+from smartroute.settings import is_switched_off
+from smartroute.transport.connect import cause_of, failure_of, is_refused_stream
 from smartroute.transport.family import text_of
 from smartroute.transport.http1 import Outgoing
 from smartroute.transport.pools import PoolOptions, Pools, Response, TransportOptions
@@ -67,14 +67,14 @@ UNSENT = frozenset(
         Failure.CONNECT_TIMEOUT,
         Failure.TLS,
         Failure.CERTIFICATE,
+        Failure.CLIENT_CERTIFICATE,
         Failure.POOL_TIMEOUT,
     )
 )
-"""Failures that come before the first byte of a request."""
+"""Failures that come before the first byte of a request, or (`CLIENT_CERTIFICATE`) before it is read."""
 
 
-@dataclass(frozen=True, slots=True)
-class Journey:
+class Journey(NamedTuple):
     """How a response was routed: `response.extensions["smartroute"]`.
 
     Attributes:
@@ -110,8 +110,7 @@ class Flight:
     dropped: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Trip:
+class Trip(NamedTuple):
     """One request on its way: its exchange, what came in, and its flights by their attempts' numbers."""
 
     exchange: Exchange
@@ -163,12 +162,16 @@ class DriverBase:
         self.chores: SimpleQueue[Callable[[], object]] = SimpleQueue()
         _drivers.add(self)
         self._routing = bool(router.config.routes) and not router.config.disabled and not is_switched_off(os.environ)
-        urls = [route.url for route in router.config.routes] + [router.config.global_url or ""]
-        if "verify" in options or any(url.startswith("https:") for url in urls):
-            _ = self.pool_options.ssl_context  # now, as the libraries do: later it would stop an event loop
+        # Certificates are loaded now, as the libraries do: later it would stop an event loop.
+        for route in router.config.routes if self._routing else ():
+            self.pool_options.context_for(route)
+        if "verify" in options or (router.config.global_url or "").startswith("https:"):
+            _ = self.pool_options.ssl_context
 
     def after_fork(self) -> None:
         """In a child process: connections are the parent's. They are left alone, also by the collector."""
+        for flight in self.open_streams:
+            flight.open = False  # or its pool's lock is waited for, which a thread may have held that is not here
         self.chores, self.open_streams = SimpleQueue(), {}
 
     def do_chores(self) -> None:
@@ -215,8 +218,6 @@ class DriverBase:
             watch.rivals = partial(self._rivals, command, pools)
             watch.patience, watch.handshake = command.patience, command.handshake
         extensions = intake.request.extensions | {"timeout": limits}
-        if attempt.endpoint.kind is not Kind.GLOBAL:
-            extensions.pop("sni_hostname", None)  # the caller's host's
         return Flight(watch, proxied), pool, self.rewriter.request(intake, attempt, extensions)
 
     def _rivals(self, command: Send, pools: Pools[Any]) -> Sequence[Rival]:
@@ -240,7 +241,7 @@ class DriverBase:
         attempt = flight.watch.attempt
         if failure is Failure.CONNECT_TIMEOUT and flight.watch.earlier:
             failure = Failure.POOL_TIMEOUT  # a limit of our own, too: nobody is to blame
-        if flight.proxied:
+        if flight.proxied or failure is Failure.CLIENT_CERTIFICATE:
             attempt.sent = failure not in UNSENT
         if is_refused_stream(error):
             attempt.sent = False
@@ -249,12 +250,12 @@ class DriverBase:
 
     def _answered(self, flight: Flight, response: Response, exchange: Exchange, asked: httpx2.Request) -> Answered:
         """Take note of a response's head."""
+        flight.response, flight.open = response, True  # first: from now on somebody will close it
         attempt = flight.watch.attempt
         attempt.first_byte = self.clock()
         self.router.secured(attempt)
         if flight.proxied:
             attempt.sent, attempt.sent_at = True, attempt.started
-        flight.response, flight.open = response, True
         event_stream = encoded = False
         for name, value in response.headers:
             lower = name.lower()
@@ -281,7 +282,9 @@ class DriverBase:
         ]
         if not found:
             return ()
-        secrets = {*attempt.endpoint.keys, self.router.config.global_api_key, exchange.call.conversation}
+        route = attempt.endpoint
+        secrets = {*route.keys, *(text for _, text in (*route.headers, *route.query))}
+        secrets |= {self.router.config.global_api_key or "", exchange.call.conversation or ""}
         words = (word for name in SECRET_HEADERS for word in _WORD.split(asked.headers.get(name, "")))
         known = [*filter(None, secrets), *(word for word in words if len(word) >= LEAST_SECRET)]
         return tuple(
@@ -399,7 +402,7 @@ class DriverBase:
         attempt = watch.attempt
         now = self.clock()
         failure = None if error is None else failure_of(error, watch)
-        sent = failure not in UNSENT if proxied else attempt.sent
+        sent = failure not in UNSENT and (proxied or attempt.sent)
         self.router.secured(attempt)
         sick = failure or (str(status) if status is not None and status >= 500 else None)
         sent_at = attempt.sent_at or attempt.started
@@ -544,9 +547,13 @@ _WORDS = {
 
 def describe(failure: Failure, error: BaseException) -> str:
     """A failure in words that cannot hold a secret: never an exception's own text, but what the system calls it."""
-    cause = error.__cause__ or error.__context__
+    cause = cause_of(error)
     if isinstance(cause, ssl.SSLCertVerificationError):
         return f"{failure}: {cause.verify_message}"
+    if failure is Failure.CLIENT_CERTIFICATE and isinstance(cause, ssl.SSLError):
+        return f"{failure}: it was refused, or is missing ({words_of(cause)})"
+    if failure is Failure.TLS and isinstance(cause, ssl.SSLError) and cause.reason:
+        return f"{failure}: {words_of(cause)}"
     if isinstance(cause, socket.gaierror):
         return f"{failure}: {cause.strerror}"
     if (
@@ -559,6 +566,11 @@ def describe(failure: Failure, error: BaseException) -> str:
     if isinstance(error, httpcore2.RemoteProtocolError) and "incomplete" in str(error):
         return f"{failure}: the connection was closed in the middle of the answer"
     return f"{failure}: {_WORDS[failure]}" if failure in _WORDS else str(failure)
+
+
+def words_of(error: ssl.SSLError) -> str:
+    """What OpenSSL calls it, which is one of its constants."""
+    return (error.reason or "").lower().replace("_", " ")
 
 
 def _with_cause(error: Exception, cause: BaseException) -> Exception:

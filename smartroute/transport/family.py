@@ -1,7 +1,7 @@
 """What differs between httpx and httpx2: the names of classes, and where certificates come from.
 
-Both families are served by one code path over httpcore2's pools (legacy httpcore 1.0 can be poisoned
-by concurrent cancellations). The rest of the package is typed against httpx2; legacy httpx has the same
+Both families are served by one code path, over pools of our own or httpcore2's (legacy httpcore 1.0 can be
+poisoned by concurrent cancellations). The rest of the package is typed against httpx2; legacy httpx has the same
 classes under the same names, which `Family.of` relies on and a test pins.
 """
 
@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import ssl
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import httpcore2
 
@@ -39,8 +38,7 @@ _ERRORS = (
 """The most specific first: the first that fits is the one."""
 
 
-@dataclass(frozen=True, slots=True)
-class Family:
+class Family(NamedTuple):
     """An HTTP library, as far as the drivers need to know it."""
 
     name: str
@@ -59,7 +57,7 @@ class Family:
     create_ssl_context: Callable[..., ssl.SSLContext]
     environment_proxies: Callable[[], Mapping[str, str | None]]
     pattern: Callable[[str], _Pattern]
-    _errors: tuple[tuple[type[Exception], type[httpx2.RequestError]], ...]
+    errors: tuple[tuple[type[Exception], type[httpx2.RequestError]], ...]
 
     @classmethod
     def of(cls, module: ModuleType) -> Family:
@@ -82,12 +80,12 @@ class Family:
             # Private, and used all the same: NO_PROXY must mean to us exactly what it means to the family.
             environment_proxies=module._utils.get_environment_proxies,  # noqa: SLF001
             pattern=module._utils.URLPattern,  # noqa: SLF001
-            _errors=tuple((getattr(httpcore2, name), getattr(module, name)) for name in _ERRORS),
+            errors=tuple((getattr(httpcore2, name), getattr(module, name)) for name in _ERRORS),
         )
 
     def error(self, error: Exception, request: httpx2.Request) -> Exception:
         """The family's exception for one of httpcore's; any other exception is itself."""
-        for theirs, ours in self._errors:
+        for theirs, ours in self.errors:
             if isinstance(error, theirs):
                 return ours(text_of(error), request=request)
         return error

@@ -8,11 +8,12 @@ behind an answer answers anybody.
 import re
 from collections import deque
 from dataclasses import dataclass, field
+from typing import cast
 
 import httpcore2
 from httptools import HttpParserCallbackError, HttpParserError, HttpParserUpgrade, HttpResponseParser
 
-__all__ = ["MOST_OF_HEAD", "Header", "Incoming", "Outgoing"]
+__all__ = ["MOST_OF_HEAD", "Header", "Incoming", "Outgoing", "is_header"]
 
 Header = tuple[bytes, bytes]
 
@@ -20,8 +21,18 @@ MOST_OF_HEAD = 100 * 1024
 """Bytes in which the head of a response must have come; and that may come later without a piece of its body or its end
 (trailers, extensions of chunks). httpcore's limit."""
 _TOKEN = rb"[-!#$%&'*+.^_`|~0-9A-Za-z]+"
-_HEAD = re.compile(rb"%b [!-~]+ HTTP/1\.1\r\n(?:%b: (?:[^\x00\s]+(?:[ \t]+[^\x00\s]+)*)?\r\n)*\r\n" % (_TOKEN, _TOKEN))
+_LINE = rb"%b: (?:[^\x00\s]+(?:[ \t]+[^\x00\s]+)*)?\r\n" % _TOKEN
+_HEAD = re.compile(rb"%b [!-~]+ HTTP/1\.1\r\n(?:%b)*\r\n" % (_TOKEN, _LINE))
 """A request's head as h11 lets it pass, and RFC 9110 (5.1, 5.5)."""
+_is_line = re.compile(_LINE).fullmatch
+
+
+def is_header(pair: object) -> bool:
+    """Whether a request with this header, whoever made it up, can be sent."""
+    try:
+        return _is_line(b"%b: %b\r\n" % cast("Header", pair)) is not None
+    except TypeError:
+        return False
 
 
 class Incoming:
@@ -194,7 +205,7 @@ class Incoming:
             self.over = True
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Outgoing:
     """A request as it goes out.
 
@@ -215,7 +226,7 @@ class Outgoing:
             httpcore2.LocalProtocolError: the headers cannot be sent, or belong to another body.
         """
         hosts, lines = 0, [b"%b %b HTTP/1.1" % (self.method, self.url.target)]
-        body, lengths, is_chunked, is_last = self.content, set[bytes](), False, False
+        body, lengths, codings, is_last = self.content, set[bytes](), list[bytes](), False
         for name, value in self.headers:
             line = b"%b: %b" % (name, value)
             lower = name.lower()
@@ -227,14 +238,16 @@ class Outgoing:
             if lower == b"content-length":
                 lengths.add(value)
             elif lower == b"transfer-encoding":
-                is_chunked = value.lower() == b"chunked"
+                codings.append(value.lower())
             elif lower == b"connection":
-                is_last = b"close" in value.lower()
+                is_last |= b"close" in value.lower()
         head = b"\r\n".join(lines) + b"\r\n\r\n"
         # As many lines as were meant: none of them has brought along another one.
         if hosts != 1 or head.count(b"\n") != len(lines) + 1 or _HEAD.fullmatch(head) is None:
             raise httpcore2.LocalProtocolError("The request has headers that cannot be sent.")
-        if is_chunked:
+        if codings:  # any other is read otherwise than it is meant: what is behind it may pass for a request
+            if codings != [b"chunked"]:
+                raise httpcore2.LocalProtocolError("The request has a transfer coding that cannot be sent.")
             body = (b"%x\r\n%b\r\n" % (len(body), body) if body else b"") + b"0\r\n\r\n"
         elif (lengths or {b"0"}) != {b"%d" % len(body)}:
             raise httpcore2.LocalProtocolError("The request's Content-Length is not the length of its body.")

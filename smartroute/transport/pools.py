@@ -5,7 +5,7 @@ from __future__ import annotations
 import ssl
 import threading
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypedDict, TypeVar, cast
 from urllib.parse import urlsplit
@@ -15,6 +15,7 @@ import httpcore2
 
 from smartroute.errors import ConfigError, Problem
 from smartroute.route import Route
+from smartroute.tls import own_context
 from smartroute.transport.core import AsyncCorePool, SyncCorePool
 from smartroute.transport.direct import AsyncDirectPool, SyncDirectPool
 from smartroute.transport.http1 import Outgoing
@@ -126,12 +127,30 @@ class TransportOptions(TypedDict, total=False):
     socket_options: Iterable[httpcore2.SOCKET_OPTION] | None
 
 
-@dataclass
+@dataclass(eq=False)
 class PoolOptions:
     """How connections are made; the same for every pool of a client."""
 
     family: Family
     given: TransportOptions
+    _own: dict[str, ssl.SSLContext] = field(default_factory=dict[str, ssl.SSLContext], init=False)
+
+    def context_for(self, route: Route) -> ssl.SSLContext | None:
+        """What a route's certificate is verified with, made once; None: it has none, for it is reached without TLS.
+
+        Raises:
+            ConfigError: a file of the route's own cannot be used (any more).
+        """
+        if not route.url.startswith("https:"):
+            return None
+        if not route.has_own_tls:
+            return self.ssl_context
+        if route.name not in self._own:
+            self._own[route.name] = own_context(route, self._system_context)
+        return self._own[route.name]
+
+    def _system_context(self) -> ssl.SSLContext:
+        return self.family.create_ssl_context(trust_env=self.given.get("trust_env", True))
 
     @cached_property
     def ssl_context(self) -> ssl.SSLContext:
@@ -170,13 +189,13 @@ class PoolOptions:
         wire: Any,
         proxy: httpx2.Proxy | None,
         *,
-        tls: bool,
+        ssl_context: ssl.SSLContext | None,
         keepalive: float | None = None,
     ) -> Pool:
         """A pool. Through a proxy it uses httpcore's own backend: there is nothing to race."""
         limits = self.given.get("limits")
         return pool(
-            ssl_context=self.ssl_context if tls else None,
+            ssl_context=ssl_context,
             proxy=None if proxy is None else _core_proxy(proxy),
             max_connections=limits.max_connections if limits else 1000,
             max_keepalive_connections=limits.max_keepalive_connections if limits else 1000,
@@ -239,9 +258,9 @@ class Pools(Generic[Pool]):
                     proxy = self._options.proxy_for_text(route.url)
                     limits = self._options.given.get("limits")
                     keepalive = max(ROUTE_KEEPALIVE, (limits and limits.keepalive_expiry) or 0.0)
-                    tls = route.url.startswith("https:")
+                    context = self._options.context_for(route)
                     make = self._direct if proxy is None else self._make
-                    pool = self._options.make(make, self.wire, proxy, tls=tls, keepalive=keepalive)
+                    pool = self._options.make(make, self.wire, proxy, ssl_context=context, keepalive=keepalive)
                     self._routes[route.name] = (pool, proxy is not None)
                 found = self._routes[route.name]
         return found
@@ -249,8 +268,8 @@ class Pools(Generic[Pool]):
     def fresh(self, route: Route, wire: Any) -> tuple[Pool, bool]:
         """A pool for one connection to a route, with a wire of its own; the caller closes it after use."""
         proxy = self._options.proxy_for_text(route.url)
-        tls = route.url.startswith("https:")
-        pool = self._options.make(self._direct if proxy is None else self._make, wire, proxy, tls=tls)
+        make = self._direct if proxy is None else self._make
+        pool = self._options.make(make, wire, proxy, ssl_context=self._options.context_for(route))
         with self._lock:
             self._fresh.add(pool)
         return pool, proxy is not None

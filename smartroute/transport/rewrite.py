@@ -8,18 +8,16 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
+from typing import TYPE_CHECKING, NamedTuple
+from urllib.parse import quote, urlencode, urlsplit
 
 import httpcore2
 
 from smartroute.policy.messages import Attempt, Call
-from smartroute.route import Route
-from smartroute.settings import NEVER_FORWARDED
+from smartroute.route import NEVER_FORWARDED, Route
 from smartroute.transport.body import Value, peek, with_model
-from smartroute.transport.http1 import Header, Outgoing
+from smartroute.transport.http1 import Header, Outgoing, is_header
 
 if TYPE_CHECKING:
     import httpx2
@@ -49,6 +47,8 @@ ALLOWED = (
 """The request headers that travel to a route. The caller's credentials and cookies are not among them."""
 ALLOWED_QUERY = (b"api-version",)
 """The query parameters that travel to a route: a query may hold a key, as a header may."""
+FRAMING = (b"content-length", b"transfer-encoding", b"connection")
+"""Request headers that are made with the request's body."""
 NO_REGION = ("-",)
 """A pattern that no region fits."""
 MOST_REMEMBERED = 1_000
@@ -57,8 +57,58 @@ MOST_MISSED = 10
 logger = logging.getLogger("smartroute")
 
 
-@dataclass(frozen=True, slots=True)
-class Intake:
+class _Form(NamedTuple):
+    """How an endpoint wants all of its requests.
+
+    Attributes:
+        authority: what `Host` says.
+        server_name: the name that TLS asks for, if it is not the URL's host.
+        key_header: the name of the header with the key, and what comes before the key.
+        headers: those that are always sent.
+        replaced: the names, in lower case, of the caller's headers that those are sent instead of.
+        query: the query parameters that are always sent; `names`: what they are called.
+    """
+
+    authority: bytes
+    server_name: str | None
+    key_header: tuple[bytes, bytes]
+    headers: tuple[Header, ...]
+    replaced: frozenset[bytes]
+    query: bytes
+    names: frozenset[bytes]
+
+    @classmethod
+    def of(cls, route: Route) -> _Form:
+        url = urlsplit(route.url)
+        name = route.server_name
+        authority = url.netloc if name is None else f"[{name}]" if ":" in name else name
+        if name is not None and url.port is not None:
+            authority += f":{url.port}"
+        bearer = route.key_header == "authorization"
+        return cls(
+            authority.encode(),
+            name,
+            (b"Authorization", b"Bearer ") if bearer else (route.key_header.encode(), b""),
+            tuple((name.encode(), value.encode()) for name, value in route.headers),
+            frozenset(name.encode() for name, _ in route.headers) | (set() if bearer else {route.key_header.encode()}),
+            urlencode(route.query[:], quote_via=quote).encode(),
+            frozenset(quote(name).encode() for name, _ in route.query),
+        )
+
+    def key(self, key: str) -> Header:
+        """The header with a key."""
+        name, before = self.key_header
+        return name, before + key.encode()
+
+    def merged(self, query: bytes) -> bytes:
+        """The caller's query, with the endpoint's own parameters in place of any of the same names."""
+        if not self.query:
+            return query
+        kept = [pair for pair in query.split(b"&") if pair and pair.partition(b"=")[0] not in self.names]
+        return b"&".join([*kept, self.query])
+
+
+class Intake(NamedTuple):
     """A request that routes may serve: what the policy needs to know, and what is needed to rewrite it."""
 
     call: Call
@@ -74,19 +124,20 @@ class Rewriter:
         self._config = config
         self._family = family
         self._allowed = ALLOWED + config.forward_headers
-        self._bases: dict[tuple[bytes, bytes, int | None], list[tuple[bytes, str | None]]] = {}
+        self._paths = frozenset(path for route in config.routes for path in route.paths)
+        self._bases: dict[tuple[bytes, bytes, int | None], list[tuple[bytes, str | None, frozenset[str]]]] = {}
         for route in config.routes:
-            self._add_base(route.url, route.name)
+            if route.url != config.global_url:  # a deployment behind the global endpoint: that is who was addressed
+                self._add_base(route.url, route.name, frozenset(route.paths))
         if config.global_url is not None:
-            self._add_base(config.global_url, None)
+            self._add_base(config.global_url, None, self._paths)
         for bases in self._bases.values():  # a base may lie below another: the longest that fits is meant
             bases.sort(key=lambda base: len(base[0]), reverse=True)
-        self._paths = frozenset(config.paths)
         self._matches: dict[tuple[bytes, bytes, int | None, bytes], tuple[str, str | None] | None] = {}
         self._missed: set[bytes] = set()
         self._travels: dict[bytes, bool] = {}
         self._urls: dict[tuple[str, str, bytes], httpcore2.URL] = {}
-        self._authorities: dict[str, bytes] = {}
+        self._forms: dict[str, _Form] = {}
         self._wanted = ("model", "stream", "prompt_cache_key") if config.affinity else ("model", "stream")
 
     def intake(self, request: httpx2.Request) -> Intake | None:
@@ -151,30 +202,36 @@ class Rewriter:
         """The request for one attempt."""
         route, call = attempt.endpoint, intake.call
         as_made = call.addressed is None if attempt.on_global else call.addressed == route.name
+        form, sent = self._form(route), dict(extensions)
         headers: list[Header]
         if attempt.on_global and as_made:
             url = _core_url(intake.request.url)
             headers = without_own_headers(intake.request.headers.raw)
             body = intake.request.content
         else:
-            url = self._url(route, call.path, intake.query if as_made else _allowed_query(intake.query))
+            query = intake.query if as_made else _allowed_query(intake.query)
+            url = self._url(route, call.path, form.merged(query))
+            sent.pop("sni_hostname", None)  # the caller's host's
+            if form.server_name is not None:
+                sent["sni_hostname"] = form.server_name
             body = intake.request.content
             name = route.model_for(call.model)
             if name is not None and intake.model is not None and name != call.model:
                 body = with_model(body, intake.model, name)
-            headers = self._headers(intake, route, len(body))
+            headers = self._headers(intake, form, len(body))
             if as_made:
-                headers += [h for h in intake.request.headers.raw if h[0].lower() == b"authorization"]
+                credentials = (b"authorization", form.key_header[0])
+                headers += [h for h in intake.request.headers.raw if h[0].lower() in credentials]
             else:
                 key = self._key(attempt)
                 if key is not None:
-                    headers.append((b"Authorization", b"Bearer " + key.encode()))
-        if added := self._allowed_of(attempt.headers):
+                    headers.append(form.key(key))
+        if added := self._allowed_of(attempt.headers, form):
             names = {name.lower() for name, _ in added}
             if b"traceparent" in names:
                 names.add(b"tracestate")  # the caller's belongs to the caller's traceparent
             headers = [h for h in headers if h[0].lower() not in names] + added
-        return Outgoing(b"POST", url, headers, body, dict(extensions))
+        return Outgoing(b"POST", url, headers, body, sent)
 
     def passed(self, request: httpx2.Request) -> httpx2.Request:
         """The request exactly as the SDK made it: itself, unless it has headers that are for us."""
@@ -187,12 +244,18 @@ class Rewriter:
 
     def probe(self, route: Route, key: int, added: Sequence[Header], extensions: Mapping[str, object]) -> Outgoing:
         """The small authenticated GET that measures a route. `added`: headers to send along, if they may travel."""
-        headers = [(b"Host", self._authority(route)), (b"Accept", b"application/json"), (b"User-Agent", b"smartroute")]
+        form, sent = self._form(route), dict(extensions)
+        headers = [(b"Host", form.authority)]
+        own = ((b"Accept", b"application/json"), (b"User-Agent", b"smartroute"))
+        headers += [header for header in own if header[0].lower() not in form.replaced]
+        headers += form.headers
         if route.keys:
-            headers.append((b"Authorization", b"Bearer " + route.keys[key].encode()))
-        headers += self._allowed_of(added)
-        url = self._url(route, self._config.probe_path, b"")
-        return Outgoing(b"GET", url, headers, extensions=dict(extensions))
+            headers.append(form.key(route.keys[key]))
+        headers += self._allowed_of(added, form)
+        if form.server_name is not None:
+            sent["sni_hostname"] = form.server_name
+        url = self._url(route, self._config.probe_path, form.query)
+        return Outgoing(b"GET", url, headers, extensions=sent)
 
     def _matched(self, url: httpx2.URL, target: bytes) -> tuple[str, str | None] | None:
         key = (url.raw_scheme, url.raw_host, url.port, target)
@@ -206,8 +269,8 @@ class Rewriter:
         scheme, host, port, target = key
         match = None
         below = [base for base in self._bases.get((scheme, host, port), ()) if target.startswith(base[0] + b"/")]
-        for base, name in below:
-            if (path := target[len(base) :].decode("latin-1")) in self._paths:
+        for base, name, paths in below:
+            if (path := target[len(base) :].decode("latin-1")) in paths:
                 match = (path, name)
                 break
         if not below and any(target.endswith(path.encode()) for path in self._paths):
@@ -228,27 +291,31 @@ class Rewriter:
                 self._config.global_url or "off",
             )
 
-    def _add_base(self, url: str, name: str | None) -> None:
+    def _add_base(self, url: str, name: str | None, paths: frozenset[str]) -> None:
         parts = urlsplit(url)
         port = None if parts.port == {"http": 80, "https": 443}[parts.scheme] else parts.port
         origin = (parts.scheme.encode(), (parts.hostname or "").encode("idna"), port)
-        self._bases.setdefault(origin, []).append((parts.path.rstrip("/").encode(), name))
+        self._bases.setdefault(origin, []).append((parts.path.rstrip("/").encode(), name, paths))
 
-    def _headers(self, intake: Intake, route: Route, length: int) -> list[Header]:
-        headers = [(b"Host", self._authority(route))]
+    def _headers(self, intake: Intake, form: _Form, length: int) -> list[Header]:
+        headers = [(b"Host", form.authority)]
         for name, value in intake.request.headers.raw:
             lower = name.lower()
-            if not self._is_allowed(lower) or lower == b"content-length":
+            if not self._is_allowed(lower) or lower == b"content-length" or lower in form.replaced:
                 continue
             if lower == b"accept-encoding" and intake.call.streaming:
                 value = b"identity"
             headers.append((name, value))
+        headers += form.headers
         headers.append((b"Content-Length", b"%d" % length))
         return headers
 
-    def _allowed_of(self, added: Sequence[Header]) -> list[Header]:
+    def _allowed_of(self, added: Sequence[Header], form: _Form) -> list[Header]:
         """Which headers of a listener's may leave: the trace's, and those that the configuration names (baggage)."""
-        return [header for header in added if self._is_allowed(header[0].lower())]
+        added = [header for header in added if is_header(header)]  # or a listener's mistake would be the request's
+        named = ((header, header[0].lower()) for header in added)
+        others = [pair for pair in named if pair[1] not in FRAMING and pair[1] not in form.replaced]
+        return [header for header, lower in others if self._is_allowed(lower)]
 
     def _is_allowed(self, lower: bytes) -> bool:
         travels = self._travels.get(lower)
@@ -282,10 +349,10 @@ class Rewriter:
                 self._urls[key] = url
         return url
 
-    def _authority(self, route: Route) -> bytes:
-        found = self._authorities.get(route.name)
+    def _form(self, route: Route) -> _Form:
+        found = self._forms.get(route.name)
         if found is None:
-            found = self._authorities[route.name] = urlsplit(route.url).netloc.encode()
+            found = self._forms[route.name] = _Form.of(route)
         return found
 
 

@@ -88,9 +88,9 @@ class SyncDriver(DriverBase):
         if intake is None or exchange is None:
             self._tell_passed(request, intake)
             return self._passages.to(request.url).handle_request(self.rewriter.passed(request))
-        self._prober.wake()
         trip = Trip(exchange, intake, {})
         try:
+            self._prober.wake()
             command = self._obey(exchange.start(self.clock()), trip)
             return self._deliver(trip, command)
         except BaseException as error:

@@ -1,6 +1,7 @@
-"""The sync wire: plain sockets under httpcore's sync pool."""
+"""The sync wire: plain sockets under the sync pools, ours and httpcore's."""
 
 import contextlib
+import errno
 import os
 import socket
 import ssl
@@ -46,11 +47,15 @@ class SyncStream(httpcore2.NetworkStream):
         self._served = 0
         self._ahead = b""
         self._process = os.getpid()
+        self._in_use = self._closed = False
 
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
         if self._ahead:
             return self._take_ahead(max_bytes)
+        self._in_use = True
         try:
+            if self._closed:
+                return b""
             if type(timeout) is Limit and timeout.watch.looked_after:
                 return self._look_after(max_bytes, timeout)
             if type(timeout) is Limit and (hush := timeout.watch.hush):
@@ -61,6 +66,10 @@ class SyncStream(httpcore2.NetworkStream):
             raise httpcore2.ReadTimeout(str(error)) from error
         except OSError as error:
             raise httpcore2.ReadError(str(error)) from error
+        finally:
+            self._in_use = False
+            if self._closed:
+                self._sock.close()
 
     def _look_after(self, max_bytes: int, timeout: Limit) -> bytes:
         """Read, and do what is to be done while nothing comes."""
@@ -106,7 +115,9 @@ class SyncStream(httpcore2.NetworkStream):
     def write(self, buffer: bytes, timeout: float | None = None) -> None:
         self._served += note_write(timeout, self._served)
         view = memoryview(buffer)
+        self._in_use = True
         try:
+            self._insist_on_open()
             while view:
                 self._sock.settimeout(allowance(timeout))
                 view = view[self._sock.send(view) :]
@@ -114,12 +125,24 @@ class SyncStream(httpcore2.NetworkStream):
             raise httpcore2.WriteTimeout(str(error)) from error
         except OSError as error:
             raise httpcore2.WriteError(str(error)) from error
+        finally:
+            self._in_use = False
+            if self._closed:
+                self._sock.close()
 
     def close(self) -> None:
-        if os.getpid() == self._process:  # in a child process the connection is the parent's
+        self._closed = True
+        if is_ours := os.getpid() == self._process:  # in a child process the connection is the parent's
             with contextlib.suppress(OSError):  # not connected any more
-                self._sock.shutdown(socket.SHUT_RDWR)  # wakes a thread that reads
-        self._sock.close()
+                socket.socket.shutdown(self._sock, socket.SHUT_RDWR)  # wakes a thread that reads, and leaves it its TLS
+        # Under another thread's hands its number might be that of a new connection before the thread looks, and what
+        # comes there be taken for what should come here. That thread closes it.
+        if not (is_ours and self._in_use):
+            self._sock.close()
+
+    def _insist_on_open(self) -> None:
+        if self._closed:
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
 
     def start_tls(
         self,

@@ -1,6 +1,6 @@
 """One attempt as the wire sees it: what it may wait for, and what is to be done while it waits.
 
-httpcore hands a request's timeouts unchanged to the network stream. `Limit` is a float that carries
+Pools hand a request's timeouts unchanged to the network stream. `Limit` is a float that carries
 the attempt along, so the stream knows whose bytes it writes, and can end a wait or divert a request to
 a connection that is ready sooner: without a callback, a thread or a wrapper on the healthy path.
 """
@@ -9,7 +9,7 @@ import ssl
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from math import inf
-from typing import Any
+from typing import Any, NamedTuple
 
 import httpcore2
 
@@ -51,8 +51,7 @@ class RaceLost(Exception):  # noqa: N818 - control flow, not an error
         super().__init__(winner)
 
 
-@dataclass(frozen=True, slots=True)
-class Rival:
+class Rival(NamedTuple):
     """An endpoint whose connection may be raced; `idle` tells whether it has one that is ready."""
 
     name: str
@@ -61,7 +60,7 @@ class Rival:
     idle: Callable[[], bool]
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Watch:
     """The wire's view of one attempt.
 

@@ -5,7 +5,7 @@ The two fleets are asked the same questions, so that a rule is tested alone and 
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from math import inf
 from typing import Any, Protocol
 
@@ -63,7 +63,7 @@ WORLDWIDE = Route("https://global.example/v1", kind=Kind.GLOBAL)
 
 def call(**options: Any) -> Call:
     """A streamed request, but for these."""
-    return replace(STREAM, **options)
+    return STREAM._replace(**options)
 
 
 # --- What may become of an attempt: the events that the wire would bring ------------------------------

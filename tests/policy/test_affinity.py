@@ -1,5 +1,7 @@
 """Which route each conversation is on."""
 
+import tracemalloc
+
 import pytest
 
 from smartroute.policy.affinity import MEMORY, MOST, MOST_IN_FLIGHT, Conversations
@@ -99,3 +101,21 @@ def test_in_a_child_process_nothing_is_under_way(conversations: Conversations) -
         conversations.join("m", "c").home = HOME
     conversations.after_fork()
     assert conversations.home("m", "c") is HOME
+
+
+def test_names_of_any_length_are_remembered_in_little_memory(conversations: Conversations) -> None:
+    """Callers make them up: without a limit ten thousand of them would be any number of gigabytes."""
+    long, like_it = "k" * 1_000_000, "k" * 999_999 + "\ud800"
+    tracemalloc.start()
+    try:
+        for number in range(20):
+            for key in (long, like_it):
+                talk = conversations.join(f"{key}{number}", f"{number}{key}")
+                talk.home = HOME
+                talk.in_flight -= 1
+        assert tracemalloc.get_traced_memory()[0] < 100_000
+    finally:
+        tracemalloc.stop()
+    assert conversations.home(f"{long}7", f"7{long}") is HOME
+    assert conversations.home(f"{like_it}7", f"8{like_it}") is None
+    assert conversations.home(f"{long}", f"{long}7") is None

@@ -89,6 +89,7 @@ def test_with_model_changes_the_model_and_nothing_else(
 @given(MEMBERS, MEMBERS, MEMBERS, STYLES, TEXT, SPACE)
 @example([("model", "m")], [], [("stream", True)], {"separators": None}, '"model": "no", ', "")
 @example([], [("x", {"model": "no"})], [], {"separators": None}, "", "")
+@example([("model", "m")], [], [('say "model', "no")], {"separators": None}, "", "")
 @example([], [("type", "model")], [("model", "m"), ("x", {"stream": 1})], {"separators": None}, "é", "\n")
 def test_a_long_body_is_seen_as_a_short_one(
     before: list[tuple[str, Any]],

@@ -58,6 +58,7 @@ FAILURES = {
         Failure.CONNECT_TIMEOUT,
         Failure.TLS,
         Failure.CERTIFICATE,
+        Failure.CLIENT_CERTIFICATE,
     },
     (Again.ELSEWHERE, Blame.NONE): {Failure.POOL_TIMEOUT, Failure.OVERTAKEN},
     (Again.NOWHERE, Blame.NONE): {Failure.CANCELLED},

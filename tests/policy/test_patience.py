@@ -1,6 +1,5 @@
 """How long an answer may take: counted from what is expected, never from a fixed timeout."""
 
-from dataclasses import replace
 from math import inf
 
 import pytest
@@ -62,7 +61,7 @@ def test_only_what_is_overdue_for_long_is_worth_another_attempt() -> None:
         assert Patience().rescue_after(STREAM, attempt, measured()) == max(LEAST_RESCUE, RESCUE * overdue) > overdue
     attempt.overdue_after = inf
     assert Patience().rescue_after(STREAM, attempt, measured(0.1)) == pytest.approx(0.1 + UNKNOWN_RESCUE + 0.2)
-    assert Patience().rescue_after(replace(STREAM, size=500_000), attempt, measured()) == LAST_UNKNOWN_RESCUE
+    assert Patience().rescue_after(STREAM._replace(size=500_000), attempt, measured()) == LAST_UNKNOWN_RESCUE
 
 
 def test_whole_answers_are_counted_on_their_own() -> None:

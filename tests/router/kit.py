@@ -1,7 +1,6 @@
 """What the tests of the router share."""
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 from smartroute.policy.exchange import Exchange
@@ -23,7 +22,7 @@ class Prober:
 
 
 def call(**options: Any) -> Call:
-    return replace(STREAM, **options)
+    return STREAM._replace(**options)
 
 
 def begin(router: Router, **options: Any) -> Exchange:

@@ -195,7 +195,8 @@ class Anything(RuleBasedStateMachine):
             probe(self.router, attempt.endpoint.name, failure="read_timeout", fresh=True)
         answer = exchange.feed(Quiet(attempt), self.clock())
         assert attempt.ended is None
-        assert isinstance(answer, Wait if attempt.on_global else Wait | Send)
+        assert isinstance(answer, Wait | Send)
+        assert not (attempt.on_global and isinstance(answer, Send))
         if isinstance(answer, Send):
             assert (answer.beside, answer.attempt.reason) == (True, "rescue")
         elif attempt.check_at is not None:

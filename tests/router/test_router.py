@@ -1,7 +1,10 @@
 """The router: what it remembers, whom it ranks, what it tells."""
 
 import json
-from dataclasses import asdict
+import logging
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -86,7 +89,7 @@ def test_rank_shows_everybody_and_why(make: Make) -> None:
 def test_a_ranking_shows_no_key(make: Make) -> None:
     ranked = make().rank()
     assert [candidate.route.name for candidate in ranked] == ["a", "b", "global"]
-    assert "fake-direct-key" not in json.dumps([asdict(candidate) for candidate in ranked], default=str)
+    assert "fake-direct-key" not in json.dumps([candidate._asdict() for candidate in ranked], default=str)
 
 
 def test_looking_changes_nothing(make: Make, clock: Clock) -> None:
@@ -125,6 +128,25 @@ def test_the_first_requests_race_because_nothing_is_known(make: Make, clock: Clo
         patience.append(command.patience)
         exchange.cancel(clock())
     assert patience == [0.0, 0.25, 0.0]  # not every one of a burst: they would open connections by the hundred
+
+
+@pytest.mark.parametrize(
+    ("tiers", "rivals", "patience"),
+    [
+        ({"a": 0, "b": 0, "c": 1}, ["b"], 0.0),
+        ({"a": 1, "b": 0, "c": 1}, ["a", "c", "global"], 0.25),  # it goes there if the connection is slow to come
+        ({"a": 1, "b": 1, "c": 1}, ["b", "c"], 0.0),
+    ],
+)
+def test_the_first_requests_race_within_the_best_tier(
+    make: Make, clock: Clock, tiers: dict[str, int], rivals: list[str], patience: float
+) -> None:
+    router = make(routes=[route(name, tier=tier) for name, tier in tiers.items()], warm=False)
+    exchange = begin(router)
+    command = exchange.start(clock())
+    assert isinstance(command, Send)
+    assert ([rival.name for rival in command.rivals()], command.patience) == (rivals, patience)
+    exchange.cancel(clock())
 
 
 def far_now(router: Router, name: str, seconds: float) -> None:
@@ -223,7 +245,7 @@ def test_events_show_no_key_to_whoever_walks_over_them(make: Make) -> None:
     probe(router, "b", failure="tls")
     kinds = {ExchangeStarted, AttemptStarted, AttemptEnded, ExchangeEnded, BreakerChanged, ProbeEnded, IncumbentChanged}
     assert {type(event) for event in heard} == kinds
-    assert "fake-direct-key" not in json.dumps([asdict(event) for event in heard], default=str)
+    assert "fake-direct-key" not in json.dumps([event._asdict() for event in heard], default=str)
 
 
 @pytest.mark.parametrize(("outcome", "resends"), [(unsent(), 0), (lost(), 1), (says(503), 1)])
@@ -269,6 +291,59 @@ def test_a_broken_listener_costs_nothing_and_is_logged_once(make: Make, caplog: 
     assert len(heard) == 1 + 3 * 4
     assert [record.getMessage().split(".")[0] for record in caplog.records] == ["A listener failed; requests go on"]
     assert all(each.in_flight == 0 for each in router.status())
+
+
+def test_a_listener_may_fail_where_the_log_fails_too(make: Make) -> None:
+    class Full(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            raise OSError("the disk is full")
+
+    def broken(event: Event) -> None:
+        raise RuntimeError("no collector")
+
+    router, full, logger = make(), Full(), logging.getLogger("smartroute")
+    router.subscribe(broken)
+    logger.addHandler(full)
+    try:
+        assert send(router, a=streams()) == ["a"]
+    finally:
+        logger.removeHandler(full)
+
+
+def test_listeners_come_and_go_in_any_thread(make: Make) -> None:
+    router, stay, all_here = make(), [list[Event]() for _ in range(20)], threading.Barrier(3)
+
+    def come_and_go(_: int) -> None:
+        all_here.wait(20)
+        for _ in range(15_000):
+            router.subscribe(lambda _: None)()
+
+    often = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(3) as pool:
+            for heard in stay:
+                router.subscribe(heard.append)
+            list(pool.map(come_and_go, range(3), timeout=60))
+    finally:
+        sys.setswitchinterval(often)
+    assert router._listeners._all == tuple(heard.append for heard in stay)
+
+
+@pytest.mark.parametrize("model", ["m\nWARNING All routes are down", "\x1b[2J", "\ud800", "m" * 100_000])
+def test_a_model_is_told_as_text_that_can_be_shown(make: Make, model: str) -> None:
+    """A line break would forge a line of the log, and the OTLP exporter cannot encode half a character."""
+    router, heard = make(), list[Event]()
+    router.subscribe(heard.append)
+    send(router, call(model=model), a=streams())
+    told = [event.model for event in heard if isinstance(event, ExchangeStarted | AttemptStarted)]
+    assert len(told) == 2
+    for name in told:
+        assert name is not None
+        assert name.encode().isascii()
+        assert name.isprintable()
+        assert len(name) <= 2_000
+        assert name[:1] in ("m", "\\")
 
 
 def test_a_listener_that_cannot_say_whether_it_is_active_costs_nothing(

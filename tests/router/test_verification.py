@@ -1,7 +1,6 @@
 """A route that says nothing: verified, avoided, opened, or waited for."""
 
 from collections.abc import Iterator
-from dataclasses import replace
 
 import pytest
 
@@ -102,7 +101,8 @@ def test_an_overdue_attempt_has_its_route_verified_on_a_fresh_connection(router:
     assert verifications(router, prober) == []
     waiting.grow_overdue()
     limit = router._known["a"].latency.verification_limit
-    assert verifications(router, prober) == [Claim(each(router, "a"), fresh=True, limit=limit, number=1)]
+    (claim,) = verifications(router, prober)
+    assert claim == Claim(each(router, "a"), fresh=True, limit=limit, number=claim.number)
     assert verifications(router, prober) == []
     assert verifications(router, other) == []
 
@@ -137,7 +137,7 @@ def test_one_that_was_given_up_is_claimed_by_another(router: Router, waiting: Wa
     waiting.grow_overdue()
     (claim,) = verifications(router, Prober())
     router.unprobed(claim)
-    assert verifications(router, Prober()) == [replace(claim, number=claim.number + 1)]
+    assert verifications(router, Prober()) == [claim._replace(number=claim.number + 1)]
 
 
 def test_one_that_was_late_itself_says_nothing(router: Router, waiting: Waiting) -> None:
@@ -223,6 +223,17 @@ def test_one_failed_verification_alone_opens_nothing(router: Router, waiting: Wa
         assert len(verifications(router, Prober())) == 1  # it wants another
         probe(router, "a", fresh=True)
     assert status(router, "a").state == "closed"
+
+
+def test_verifications_of_different_routers_have_different_numbers(make: Make) -> None:
+    """One listener may hear of both."""
+    numbers: list[int] = []
+    for router in (make(), make()):
+        exchange = begin(router)
+        router.diverted(exchange, set_out(exchange, 0.0))
+        numbers += [claim.number for claim in router.claim_probes(Prober())[0] if claim.fresh]
+        exchange.cancel(0.0)
+    assert len(set(numbers)) == 2
 
 
 # --- dead ----------------------------------------------------------------------------------------------

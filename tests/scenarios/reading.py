@@ -82,6 +82,7 @@ DOES: Mapping[str, Failure | None] = {
     "does not connect": Failure.CONNECT_TIMEOUT,
     "breaks off TLS": Failure.TLS,
     "shows a bad certificate": Failure.CERTIFICATE,
+    "refuses our certificate": Failure.CLIENT_CERTIFICATE,
     "has no free connection": Failure.POOL_TIMEOUT,
     "breaks while it is sent": Failure.WRITE,
     "resets": Failure.RESET,

@@ -6,7 +6,6 @@ What the trees have to tell stands in `benchmarks.chaos.traces`; every call that
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import Any
 
 import httpx2
@@ -190,7 +189,7 @@ def put(place: int, **values: Any) -> Change:
     """Let something else have happened there."""
 
     def change(events: list[Event]) -> None:
-        events[place] = replace(events[place], **values)
+        events[place] = events[place]._replace(**values)
 
     return change
 

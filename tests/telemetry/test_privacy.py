@@ -134,7 +134,7 @@ class Ears(logging.Handler):
         for value in values:
             self.note(place, repr(value), str(value))
             if isinstance(value, Route | RouteStatus | Candidate | Event):
-                fields = asdict(value)
+                fields = asdict(value) if isinstance(value, Route) else value._asdict()
                 if isinstance(value, AttemptStarted | VerificationStarted):
                     fields.pop("headers", None)  # what other listeners want to send along: baggage, for one
                 self.note(place, json.dumps(fields, default=repr))

@@ -1,7 +1,5 @@
 """The span tree: names, attributes, events and statuses."""
 
-from dataclasses import replace
-
 import pytest
 from opentelemetry.trace import SpanKind, StatusCode
 
@@ -56,7 +54,7 @@ def test_a_healthy_call(backend: Backend) -> None:
         "http.response.status_code": 200,
         "http.response.header.x-request-id": ("r1",),
         "http.response.header.via": ("a", "b"),
-        "gen_ai.request.model": "llama-sent",
+        "smartroute.model": "llama-sent",
         "smartroute.attempt": 1,
         "smartroute.reason": "best",
         "smartroute.explanation": str(started().candidates[0]),
@@ -216,7 +214,7 @@ def test_the_error_of_a_failed_call_is_that_of_the_answer_which_the_caller_got(b
 
 
 def test_a_failed_call_says_why_nobody_else_was_asked(backend: Backend) -> None:
-    stopped = replace(done("failed", ARIZONA), stopped="budget")
+    stopped = done("failed", ARIZONA)._replace(stopped="budget")
     backend.feed(started(), sent(), refused(), stopped)
 
     assert (backend.route.attributes or {})["smartroute.stopped"] == "budget"

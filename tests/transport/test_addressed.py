@@ -8,6 +8,7 @@ import pytest
 
 from smartroute import Config
 from smartroute.testing import Region, Status
+from tests.policy.driving import measured
 from tests.transport.kit import CALLERS, CHAT, TEXT, Caller, World, measure, posts
 
 HTTPX = pytest.mark.parametrize("caller", [name for name in CALLERS if name.endswith("httpx")], indirect=True)
@@ -146,3 +147,43 @@ def test_the_fireworks_sdk_as_it_is(caller: Caller, called: World) -> None:
     assert answer.choices[0].message.content == "near" + TEXT
     assert keys(called.near) == bearer("fake-near-key")
     assert posts(called.globe) == 0
+
+
+@pytest.mark.parametrize("credential", ["key", "token"])
+@pytest.mark.parametrize("deployment", [None, "m"], ids=["by model", "by deployment"])
+def test_azures_client_addresses_a_deployment(
+    caller: Caller, called: World, deployment: str | None, credential: str
+) -> None:
+    """Its key, or its token, goes to the resource that it addresses; another one gets the route's key."""
+    with (
+        Region("one", prefix="/openai/deployments/m") as one,
+        Region("two", prefix="/openai/deployments/n", api_keys=["fake-two-key"]) as two,
+    ):
+        azure: dict[str, Any] = {"key_header": "api-key", "query": {"api-version": "2024-10-21"}}
+        routes = [called.route(one, **azure), called.route(two, **azure)]
+        client = caller.client(Config(routes, global_url=None, probe_interval=0))
+        for route, seconds in zip(client.router.config.routes, (0.01, 0.1), strict=True):
+            measured(client.router, route, seconds)
+        make: Any = openai.AsyncAzureOpenAI if caller.is_async else openai.AzureOpenAI
+        given = {"api_key": "fake-caller-key"} if credential == "key" else {"azure_ad_token": "fake-caller-token"}
+        sdk = make(
+            azure_endpoint=one.url.partition("/openai")[0],
+            azure_deployment=deployment,
+            api_version="2024-06-01",
+            http_client=client,
+            max_retries=0,
+            **given,
+        )
+        assert caller.ask(sdk).route == "one"
+        one.stop()
+        assert caller.ask(sdk, stream=True).route == "two"
+        caller.close(client)
+        seen = [
+            (each.target, each.header("api-key"), each.header("authorization"))
+            for each in (*one.requests, *two.requests)
+        ]
+        mine = ("fake-caller-key", None) if credential == "key" else (None, "Bearer fake-caller-token")
+        assert seen == [
+            ("/openai/deployments/m/chat/completions?api-version=2024-10-21", *mine),
+            ("/openai/deployments/n/chat/completions?api-version=2024-10-21", "fake-two-key", None),
+        ]

@@ -214,6 +214,8 @@ def test_where_no_thread_can_be_started_requests_go_on(
         world.near.stop()
         assert caller.ask(sdk).route == "far"
     assert in_flight(client) == 0
+    assert caller.ask(sdk).route == "far"
+    assert caller.is_async or threads() == ["smartroute-probe"]  # as soon as one can be
 
 
 @pytest.mark.parametrize("globe", [False, True], ids=["routes alone", "with global"])

@@ -5,6 +5,7 @@ That they keep the promises, all other tests of the transport show.
 
 import asyncio
 import socket
+import ssl
 import sys
 import threading
 import time
@@ -14,6 +15,7 @@ from typing import Any
 
 import httpcore2
 import pytest
+import trustme
 
 import smartroute.httpx2
 from smartroute import Config, ConfigError, Route
@@ -123,6 +125,14 @@ POOLS: dict[str, tuple[type[Any], type[Any]]] = {
     "sync": (Threaded, SyncWire),
 }
 Make = Callable[..., AbstractAsyncContextManager[Any]]
+UNLIMITED: dict[str, Any] = {
+    "ssl_context": None,
+    "max_connections": None,
+    "max_keepalive_connections": None,
+    "keepalive_expiry": None,
+    "local_address": None,
+    "socket_options": None,
+}
 
 
 @pytest.fixture(params=POOLS)
@@ -133,15 +143,7 @@ def pool(request: pytest.FixtureRequest) -> Make:
     @asynccontextmanager
     async def make(**options: Any) -> AsyncIterator[Any]:
         wire = wires(time.monotonic)
-        defaults = {
-            "ssl_context": None,
-            "max_connections": None,
-            "max_keepalive_connections": None,
-            "keepalive_expiry": None,
-            "local_address": None,
-            "socket_options": None,
-        }
-        made = kind(**(defaults | {"network_backend": wire} | options))
+        made = kind(**(UNLIMITED | {"network_backend": wire} | options))
         try:
             yield made
         finally:
@@ -215,6 +217,9 @@ def test_the_same_bytes_are_sent_as_over_httpcore(to: str, headers: dict[str, st
         [(b"Host", b"x"), (b"Content-Length", b"-1")],
         [(b"Host", b"x"), (b"Content-Length", b"9" * 5000)],
         [(b"Host", b"x"), (b"Content-Length", b"4"), (b"Content-Length", b"0")],
+        [(b"Host", b"x"), (b"Content-Length", b"0"), (b"Transfer-Encoding", b"gzip, chunked")],
+        [(b"Host", b"x"), (b"Transfer-Encoding", b"gzip"), (b"Transfer-Encoding", b"chunked")],
+        [(b"Host", b"x"), (b"Content-Length", b"0"), (b"Transfer-Encoding", b"chunked"), (b"Transfer-Encoding", b"x")],
         [(b"Host", b"x"), (b"Host", b"y")],
         [(b"Accept", b"*/*")],
     ],
@@ -227,6 +232,14 @@ async def test_a_request_that_cannot_be_sent_is_not_begun(pool: Make, headers: l
                 await ours.handle_async_request(request)
             assert SECRET.decode() not in repr(caught.value)
         assert server.heard == []
+
+
+async def test_a_request_that_is_the_last_of_its_connection_leaves_none(pool: Make) -> None:
+    with tape(WHOLE) as server:
+        async with pool() as ours:
+            headers = [(b"Host", b"x"), (b"Connection", b"close"), (b"Connection", b"x")]
+            assert await read(ours, get(server.url, headers)) == b"body"
+            assert ours.connections == []
 
 
 # --- What comes back -----------------------------------------------------------------------------------------
@@ -339,15 +352,7 @@ async def test_a_thread_waits_for_its_turn_and_no_longer(monkeypatch: pytest.Mon
 
     monkeypatch.setattr(Shelf, "put_back", put_back_slowly)
     wire = SyncWire(time.monotonic)
-    ours = SyncDirectPool(
-        network_backend=wire,
-        ssl_context=None,
-        max_connections=1,
-        max_keepalive_connections=None,
-        keepalive_expiry=None,
-        local_address=None,
-        socket_options=None,
-    )
+    ours = SyncDirectPool(network_backend=wire, **UNLIMITED | {"max_connections": 1})
     with tape(WHOLE, WHOLE) as server, closing(wire), closing(ours):
         first = ours.handle_request(get(server.url))
         with pytest.raises(httpcore2.PoolTimeout):
@@ -360,6 +365,75 @@ async def test_a_thread_waits_for_its_turn_and_no_longer(monkeypatch: pytest.Mon
         assert list(second.iter_stream()) == [b"body"]
         second.close()
         assert len(server.heard) == 1
+
+
+class Slow(socket.socket):
+    """A socket of which a thread is about to read when another one closes it."""
+
+    def wait_for(self, closing: Callable[[], object]) -> None:
+        self._closing: Callable[[], object] | None = closing
+
+    def recv(self, buflen: int = 1024, flags: int = 0) -> bytes:
+        if closing := self._closing:
+            self._closing = None
+            thread = threading.Thread(target=closing)
+            thread.start()
+            thread.join(20)
+        self.number = self.fileno()
+        return super().recv(buflen, flags)
+
+
+@pytest.mark.parametrize("by", ["answer", "pool"])
+def test_the_number_of_a_socket_is_nobody_elses_while_a_thread_reads(by: str) -> None:
+    """It would wait for what comes over a connection that was opened meanwhile, and take that away from its reader."""
+    wire = SyncWire(time.monotonic)
+    ours = SyncDirectPool(network_backend=wire, **UNLIMITED)
+    with tape(b"HTTP/1.1 200 OK\r\nContent-Length: 400\r\n\r\nbody") as server, closing(wire), closing(ours):
+        answer = ours.handle_request(get(server.url, read=20))
+        assert next(answer) == b"body"
+        stream: Any = answer.extensions["network_stream"]
+        with Slow(fileno=stream._sock.detach()) as slow:
+            stream._sock = slow
+            slow.wait_for({"answer": answer.close, "pool": ours.close}[by])
+            with pytest.raises(httpcore2.RemoteProtocolError):
+                next(answer)
+            assert slow.number >= 0
+            assert slow.fileno() < 0
+
+
+class SlowTLS(Slow, ssl.SSLSocket):
+    """The same with TLS."""
+
+
+def test_what_is_closed_under_a_reader_is_not_read_in_cipher() -> None:
+    authority, context = trustme.CA(), ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    authority.issue_cert("127.0.0.1").configure_cert(context)
+    trusting = ssl.create_default_context()
+    authority.configure_trust(trusting)
+    wire = SyncWire(time.monotonic)
+    ours = SyncDirectPool(network_backend=wire, **UNLIMITED | {"ssl_context": trusting})
+
+    def serve() -> None:
+        with context.wrap_socket(listener.accept()[0], server_side=True) as peer:
+            peer.recv(65536)
+            peer.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 400\r\n\r\nbody")
+            peer.sendall(b"more")
+            sent.set()
+            with suppress(OSError):
+                peer.recv(1)
+
+    with socket.create_server(("127.0.0.1", 0)) as listener, closing(wire), closing(ours):
+        sent = threading.Event()
+        threading.Thread(target=serve, daemon=True).start()
+        answer = ours.handle_request(get(f"https://127.0.0.1:{listener.getsockname()[1]}", read=20))
+        assert next(answer) == b"body"
+        assert sent.wait(20)
+        stream: Any = answer.extensions["network_stream"]
+        stream._sock.__class__ = SlowTLS
+        stream._sock.wait_for(ours.close)
+        assert next(answer) == b"more"
+        with pytest.raises(httpcore2.RemoteProtocolError):
+            next(answer)
 
 
 @pytest.mark.parametrize("pool", ["async", "aiohttp"], indirect=True)

@@ -95,3 +95,82 @@ def test_a_child_that_closes_a_stream_leaves_it_to_its_parent() -> None:
         timeout=100,
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+HOLDING = """
+import contextlib, os, signal, threading
+import smartroute.httpx2
+from opentelemetry import metrics, trace
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+from opentelemetry.sdk.trace import TracerProvider
+from smartroute import Config, Route
+from smartroute.log import Log
+from smartroute.telemetry import instruments
+from smartroute.testing import Region, Reset
+
+reader = InMemoryMetricReader()
+provider = MeterProvider([reader])
+metrics.set_meter_provider(provider)
+trace.set_tracer_provider(TracerProvider())
+
+def in_flight():
+    found = reader.get_metrics_data().resource_metrics[0].scope_metrics[0].metrics
+    return sum(point.value for m in found if m.name == "smartroute.attempts.in_flight" for point in m.data.data_points)
+
+with Region("near") as near, Region("far") as far:
+    routes = [Route(region.url, name=region.name, api_key="fake") for region in (near, far)]
+    config = Config(routes, global_url=None, probe_interval=0)
+    with smartroute.httpx2.Client(config) as client:
+        url = f"{near.url}/chat/completions"
+        body = {"model": "m", "messages": []}
+        streaming = client.build_request("POST", url, json={**body, "stream": True})
+        response = client.send(streaming, stream=True)
+        assert in_flight() == 1
+        (log,) = [each for each in client.router._listeners._all if isinstance(each, Log)]
+        (telemetry,) = [each._telemetry for each in client.router._listeners._all if hasattr(each, "_telemetry")]
+        locks = [pool._shelf._lock for pool, _ in client.transport._driver._pools._routes.values()]
+        locks += [log._lock, instruments._making]
+        locks += [totals._lock for totals in instruments.Instruments.of(provider)._totals]
+        held, forked = threading.Event(), threading.Event()
+
+        def hold():
+            with contextlib.ExitStack() as stack:
+                for lock in locks:
+                    stack.enter_context(lock)
+                held.set()
+                forked.wait(100)
+
+        thread = threading.Thread(target=hold, daemon=True)
+        thread.start()
+        held.wait(20)
+        child = os.fork()
+        if child == 0:
+            signal.alarm(20)
+            response.close()
+            assert in_flight() == 0
+            assert not telemetry._spans._exchanges
+            near.set(Reset())
+            client.router._listeners.breaker_changed(routes[0], "closed", "open", "reset", None)
+            assert client.post(url, json=body).status_code == 200
+            with smartroute.httpx2.Client(Config(routes[1:], global_url=None)) as another:
+                assert another.post(f"{far.url}/chat/completions", json=body).status_code == 200
+            os._exit(0)
+        assert os.waitpid(child, 0)[1] == 0
+        forked.set()
+        thread.join()
+        response.close()
+        assert in_flight() == 0
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+def test_a_child_waits_for_no_lock_of_a_thread_that_is_not_there() -> None:
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore::DeprecationWarning", "-c", HOLDING],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=100,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")

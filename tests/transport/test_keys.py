@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
@@ -169,7 +169,7 @@ def test_no_event_shows_a_key(caller: Caller, world: World) -> None:
     world.far.set(Status(503, only="post"))
     client = caller.client(world.config(probe_interval=0.1))
     shown: list[str] = []
-    client.router.subscribe(lambda event: shown.append(type(event).__name__ + json.dumps(asdict(event), default=str)))
+    client.router.subscribe(lambda event: shown.append(type(event).__name__ + json.dumps(event._asdict(), default=str)))
     assert caller.ask(caller.sdk(client, world.globe.url), stream=True).route == "global"
     kinds = ("ExchangeStarted", "AttemptStarted", "AttemptEnded", "ExchangeEnded", "ProbeEnded")
     assert eventually(lambda: all(any(text.startswith(kind) for text in shown) for kind in kinds))

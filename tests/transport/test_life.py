@@ -12,6 +12,7 @@ import sys
 import threading
 from collections import Counter
 from collections.abc import Callable
+from concurrent.futures import CancelledError
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,8 +21,11 @@ import openai
 import pytest
 import trustme
 
+from smartroute.events import Event, ExchangeEnded
 from smartroute.policy.exchange import Exchange
 from smartroute.policy.messages import Attempt
+from smartroute.probe import AsyncProber, SyncProber
+from smartroute.router import Router
 from smartroute.testing import Cut, ErrorEvent, Fault, Region, Reset, Silence, Slow, Stall, Status
 from smartroute.transport.driver import Flight
 from tests.environments import ROOT
@@ -228,7 +232,7 @@ def test_nothing_is_kept_of_a_request_that_is_over(caller: Caller, world: World)
 # --- Other processes -------------------------------------------------------------------------------------
 
 
-def environment_of(world: World, backend: str = "httpcore") -> dict[str, str]:
+def environment_of(world: World, backend: str = "httptools") -> dict[str, str]:
     return {
         "SMARTROUTE_ROUTES": f"near={world.near.url} far={world.far.url}",
         "SMARTROUTE_API_KEY_NEAR": "fake-near-key",
@@ -242,7 +246,7 @@ def environment_of(world: World, backend: str = "httpcore") -> dict[str, str]:
     }
 
 
-def run(script: str, world: World, backend: str = "httpcore") -> tuple[str, str, int]:
+def run(script: str, world: World, backend: str = "httptools") -> tuple[str, str, int]:
     """What a script writes to stdout and to stderr, and its exit status."""
     done = subprocess.run(
         [sys.executable, "-c", SETTING + script],
@@ -429,14 +433,50 @@ asyncio.run(main())
 }
 
 
-@pytest.mark.parametrize("backend", ["httpcore", "aiohttp"])
+@pytest.mark.parametrize("backend", ["httptools", "httpcore", "aiohttp"])
 @pytest.mark.parametrize("script", LEFT_OPEN.values(), ids=LEFT_OPEN)
 def test_the_interpreter_may_end_with_streams_open(world: World, script: str, backend: str) -> None:
     for region in (world.near, world.far):
         region.token_interval = 30
     if backend == "aiohttp" and "Async" not in script:
-        pytest.skip("sync clients have one backend")
+        pytest.skip("sync clients have no such backend")
     assert run(script, world, backend) == ("", "", 0)
+
+
+@pytest.mark.parametrize("caller", ["sync-httpx2", "async-httpx2"], indirect=True)
+def test_what_ends_a_request_before_it_sets_out_is_told(
+    caller: Caller, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ctrl-C while the first request starts the prober's thread, for one."""
+    client, heard = measure(caller.client(world.config())), list[Event]()
+    client.router.subscribe(heard.append)
+
+    def interrupt(prober: object) -> None:
+        raise asyncio.CancelledError
+
+    for prober in (SyncProber, AsyncProber):
+        monkeypatch.setattr(prober, "wake", interrupt)
+    with pytest.raises((asyncio.CancelledError, CancelledError)):
+        caller.do(client.post, f"{world.globe.url}/chat/completions", json={**CHAT, "prompt_cache_key": "talk"})
+    assert [event.outcome for event in heard if isinstance(event, ExchangeEnded)] == ["cancelled"]
+    assert client.router._selector.conversations.join("m", "talk").in_flight == 1
+
+
+@pytest.mark.parametrize("caller", ["sync-httpx2", "sync-httpx"], indirect=True)
+def test_ctrl_c_while_a_head_is_taken_note_of_leaves_no_connection(
+    caller: Caller, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = measure(caller.client(world.config()))
+
+    def interrupt(router: Router, attempt: Attempt) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Router, "secured", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            client.post(f"{world.globe.url}/chat/completions", json=CHAT)
+    for pool, _ in client.transport._driver._pools._routes.values():
+        assert all(connection.is_idle() for connection in pool.connections)
 
 
 # --- Not asyncio -----------------------------------------------------------------------------------------

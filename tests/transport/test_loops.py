@@ -22,10 +22,10 @@ from tests.transport.kit import CHAT, STREAM, SYNC, Caller, World, deserted, eve
 
 FAMILIES = pytest.mark.parametrize(
     ("family", "backend"),
-    [(smartroute.httpx2, "httpcore"), (smartroute.httpx, "httpcore"), (smartroute.httpx2, "aiohttp")],
+    [(smartroute.httpx2, "httptools"), (smartroute.httpx, "httptools"), (smartroute.httpx2, "aiohttp")],
     ids=["httpx2", "httpx", "aiohttp"],
 )
-BACKENDS = pytest.mark.parametrize("backend", ["httpcore", "aiohttp"])
+BACKENDS = pytest.mark.parametrize("backend", ["httptools", "httpcore", "aiohttp"])
 
 
 async def call(client: Any, world: World, *, stream: bool) -> str:
@@ -204,7 +204,9 @@ print("fine")
 """
 
 
-def run_script(script: str, world: World, *flags: str, backend: str = "httpcore") -> "subprocess.CompletedProcess[str]":
+def run_script(
+    script: str, world: World, *flags: str, backend: str = "httptools"
+) -> "subprocess.CompletedProcess[str]":
     environ = {
         "SMARTROUTE_ROUTES": f"near={world.near.url} far={world.far.url}",
         "SMARTROUTE_API_KEY_NEAR": "fake-near-key",

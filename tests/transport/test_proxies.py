@@ -1,9 +1,12 @@
 """Proxies of the environment are honoured, as the family's own client honours them."""
 
 import http.client
+import select
+import socket
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -60,20 +63,46 @@ class Handler(BaseHTTPRequestHandler):
         if length is None:
             self.wfile.write(b"0\r\n\r\n")
 
+    def tunnel(self) -> None:
+        """What is sealed passes as it is, both ways."""
+        self.server.targets.append((self.command, self.path))
+        host, port = self.path.split(":")
+        with socket.create_connection((host, int(port)), timeout=10) as far:
+            self.send_response(200)
+            self.end_headers()
+            others = {self.connection: far, far: self.connection}
+            heard = set(others)
+            with suppress(OSError):
+                while heard:
+                    for end in select.select(list(heard), [], [])[0]:
+                        if data := end.recv(65536):
+                            others[end].sendall(data)
+                        else:
+                            heard.discard(end)
+                            others[end].shutdown(socket.SHUT_WR)
+        self.close_connection = True
+
     do_GET = do_POST = forward  # noqa: N815 - http.server's names
+    do_CONNECT = tunnel  # noqa: N815
 
     def log_message(self, *args: object) -> None:
         """Not to stderr."""
 
 
-@pytest.fixture
-def proxy() -> Iterator[Proxy]:
+@contextmanager
+def serving() -> Iterator[Proxy]:
     with Proxy() as server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
         yield server
         server.shutdown()
         thread.join()
+
+
+@pytest.fixture
+def proxy() -> Iterator[Proxy]:
+    with serving() as server:
+        yield server
 
 
 @pytest.fixture

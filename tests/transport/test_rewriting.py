@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from smartroute.events import AttemptStarted, Event
 from smartroute.testing import Seen
 from tests.transport.kit import CHAT, STREAM, TEXT, Caller, World, measure, posts
 
@@ -181,6 +182,72 @@ def test_of_a_query_only_the_api_version_goes_along(caller: Caller, world: World
     assert only(world.near.requests).target == "/v1/chat/completions?api-version=2024-10-21"
 
 
+OWN: dict[str, Any] = {
+    "server_name": "near.private.example",
+    "headers": {"x-tenant": "ours", "user-agent": "a gateway's", "x-token": "fake-token"},
+    "key_header": "x-key",
+    "query": {"api-version": "2024-10-21", "area": "e u&x"},
+}
+
+
+def headers_of(seen: Seen, *names: str) -> list[tuple[str, str]]:
+    found = ((name.decode().lower(), value.decode()) for name, value in seen.headers)
+    return sorted(pair for pair in found if pair[0] in names)
+
+
+def test_what_a_route_is_always_sent(caller: Caller, world: World) -> None:
+    """In place of what the caller sends under the same names, though it may be forwarded."""
+    world.near.api_keys = []
+    routes = [world.route(world.near, **OWN), world.route(world.far)]
+    forwarded = ("x-tenant", "x-key", "x-o*", "x-token")
+    client = measure(caller.client(world.config(routes=routes, forward_headers=forwarded)))
+    headers = {"X-Tenant": "theirs", "X-Key": "fake-callers-key", "User-Agent": "OpenAI/Python", "X-Other": "1"}
+    headers |= {"Authorization": "Bearer fake-console-key"}
+    url = f"{world.globe.url}/chat/completions?api-version=1&key=fake"
+    for pin in ("near", "far"):
+        caller.do(client.post, url, json=CHAT, headers=headers | {"x-smartroute-route": pin})
+    names = ("x-tenant", "x-key", "user-agent", "x-other", "x-token", "authorization")
+    near, far = only(world.near.requests), only(world.far.requests)
+    assert headers_of(near, *names) == [
+        ("user-agent", "a gateway's"),
+        ("x-key", "fake-near-key"),
+        ("x-other", "1"),
+        ("x-tenant", "ours"),
+        ("x-token", "fake-token"),
+    ]
+    assert near.target == "/v1/chat/completions?api-version=2024-10-21&area=e%20u%26x"
+    port = world.near.url.split(":")[2].split("/")[0]
+    assert headers_of(near, "host") == [("host", f"near.private.example:{port}")]
+    assert headers_of(far, *names) == [
+        ("authorization", "Bearer fake-far-key"),
+        ("user-agent", "OpenAI/Python"),
+        ("x-key", "fake-callers-key"),
+        ("x-other", "1"),
+        ("x-tenant", "theirs"),
+    ]
+    assert far.target == "/v1/chat/completions?api-version=1"
+
+
+def test_a_route_that_was_addressed_gets_the_callers_own_key_where_it_wants_it(caller: Caller, world: World) -> None:
+    world.near.api_keys = []
+    client = measure(caller.client(world.config(world.near, routes=[world.route(world.near, **OWN)])))
+    headers = {"X-Key": "fake-callers-key", "api-key": "fake-other", "Cookie": "a=b"}
+    caller.do(client.post, f"{world.near.url}/chat/completions?area=1&x=2", json=CHAT, headers=headers)
+    seen = only(world.near.requests)
+    assert headers_of(seen, "x-key", "api-key", "cookie", "authorization") == [("x-key", "fake-callers-key")]
+    assert seen.target == "/v1/chat/completions?x=2&api-version=2024-10-21&area=e%20u%26x"
+
+
+def test_nothing_of_one_route_reaches_another_endpoint(caller: Caller, world: World) -> None:
+    routes = [world.route(world.near, **OWN)]
+    client = measure(caller.client(world.config(routes=routes)))
+    world.near.stop()
+    post(caller, client, world.globe.url)
+    post(caller, caller.plain(), world.globe.url)
+    ours, theirs = world.globe.requests
+    assert (ours.target, ours.headers, ours.body) == (theirs.target, theirs.headers, theirs.body)
+
+
 def test_a_body_may_be_large_and_of_any_form(caller: Caller, world: World) -> None:
     client = measure(caller.client(world.config(model="at-routes")))
     body = {"messages": [{"role": "user", "content": '\\"' * 400_000}], "model": "m"}
@@ -188,3 +255,31 @@ def test_a_body_may_be_large_and_of_any_form(caller: Caller, world: World) -> No
     assert post(caller, client, world.globe.url, content).status_code == 200
     assert only(world.near.requests).body == content[:-4] + b'"at-routes"}'
     assert TEXT in post(caller, client, world.globe.url).text
+
+
+@pytest.mark.parametrize(
+    "pair",
+    [
+        ("traceparent", "fake"),
+        (b"traceparent", "fake"),
+        (b"traceparent", b"fake\r\nX-Smuggled: fake"),
+        (b"traceparent", b" fake"),
+        (b"trace parent", b"fake"),
+        (b"content-length", b"5"),
+        (b"traceparent",),
+        b"traceparent",
+        None,
+    ],
+)
+@pytest.mark.parametrize("caller", ["sync-httpx2"], indirect=True)
+def test_a_listeners_mistake_fails_no_request(caller: Caller, world: World, pair: Any) -> None:
+    client = measure(caller.client(world.config()))
+
+    def add(event: Event) -> None:
+        if isinstance(event, AttemptStarted):
+            event.headers[:] = [pair, (b"tracestate", b"fake=1")]
+
+    client.router.subscribe(add)
+    assert post(caller, client, world.globe.url).status_code == 200
+    seen = only(world.near.requests)
+    assert (seen.header("tracestate"), seen.header("traceparent"), seen.body) == ("fake=1", None, BODY)

@@ -51,6 +51,28 @@ def test_a_response_tells_its_journey(caller: Caller, world: World) -> None:
     assert str(response.request.url) == f"{world.globe.url}/chat/completions"
 
 
+def test_each_route_is_asked_for_the_paths_that_it_serves(caller: Caller, world: World) -> None:
+    routes = [world.route(world.near, paths=["/embeddings", "/rerank"]), world.route(world.far)]
+    client = measure(caller.client(world.config(routes=routes)))
+
+    def answers(url: str, path: str) -> str | None:
+        headers = {"Authorization": "Bearer fake-far-key"}
+        response = caller.do(client.post, url + path, json={**CHAT, "input": "a"}, headers=headers)
+        found: str | None = response.headers.get("x-smartroute-route")
+        return found
+
+    assert answers(world.globe.url, "/embeddings") == "near"
+    assert answers(world.globe.url, "/chat/completions") == "far"
+    assert posts(world.near) == 1
+    assert answers(world.far.url, "/embeddings") == "near"  # both serve it
+    assert answers(world.near.url, "/chat/completions") is None  # as if there were nothing but the plain client
+    assert answers(world.globe.url, "/elsewhere") is None
+    world.near.stop()
+    assert answers(world.globe.url, "/embeddings") == "far"
+    assert answers(world.globe.url, "/rerank") == "global"  # nobody else serves it
+    assert {candidate.route.name for candidate in client.router.rank(path="/rerank")} == {"near", "global"}
+
+
 @BOTH
 @pytest.mark.parametrize(("pin", "answers"), [("far", "far"), ("near", "near"), ("global", "globe")])
 def test_a_request_may_be_pinned(caller: Caller, world: World, pin: str, answers: str, stream: bool) -> None:
