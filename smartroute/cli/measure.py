@@ -34,7 +34,7 @@ from smartroute.policy.schedule import Claim, Finding
 from smartroute.policy.selection import Candidate
 from smartroute.route import Kind, Route
 from smartroute.router import SILENT, Router
-from smartroute.transport.connect import failure_of
+from smartroute.transport.connect import cause_of, failure_of
 from smartroute.transport.core import SyncCorePool
 from smartroute.transport.driver import describe
 from smartroute.transport.family import Family
@@ -239,13 +239,12 @@ def why(candidate: Candidate) -> str:
 
 def secrets_of(route: Route) -> list[str]:
     """What nobody must see of a route: its keys, and the values of its headers and of its query parameters."""
-    pairs = (*getattr(route, "headers", ()), *getattr(route, "query", ()))
-    return [*route.keys, *(value for _, value in pairs)]
+    return [*route.keys, *(value for _, value in (*route.headers, *route.query))]
 
 
 def served(route: Route, config: Config) -> tuple[str, ...]:
     """The paths below its base URL that a route serves."""
-    return getattr(route, "paths", ()) or config.paths
+    return route.paths or config.paths
 
 
 def live_path(route: Route, config: Config) -> str | None:
@@ -313,15 +312,14 @@ class Meter:
     def _names(self, route: Route) -> tuple[str, ...]:
         """The names in the certificate of a route. It is verified but for its name, and nothing is sent."""
         options = PoolOptions(family(), {})  # not `self._options`: others are verified with its context
-        of_route = getattr(options, "context_for", None)
-        context: ssl.SSLContext = of_route(route) if of_route else options.ssl_context
+        context = options.context_for(route) or options.ssl_context
         context.check_hostname = False
         url = urlsplit(route.url)
         host = url.hostname or ""
         with (
             contextlib.suppress(OSError),
             socket.create_connection((host, url.port or 443), self._limit) as sock,
-            context.wrap_socket(sock, server_hostname=getattr(route, "server_name", None) or host) as secured,
+            context.wrap_socket(sock, server_hostname=route.server_name or host) as secured,
         ):
             found: Any = secured.getpeercert() or {}
             return tuple(str(name) for _, name in found.get("subjectAltName", ()) if str(name).isprintable())
@@ -385,7 +383,7 @@ class Asker:
             said = {"messages": [{"role": "user", "content": "Hi"}]}
         headers = {"x-smartroute-route": route.name}
         if key:  # a request to a route's own URL carries the route's key, as the route wants it
-            name = "authorization" if self._config.global_url else getattr(route, "key_header", "authorization")
+            name = "authorization" if self._config.global_url else route.key_header
             headers[name] = f"Bearer {key}" if name == "authorization" else key
         sent = model if on_global else route.model_for(model) or model
         self._ended.pop(route.name, None)
@@ -611,8 +609,7 @@ def _certificate(secured: ssl.SSLSocket | ssl.SSLObject | None) -> Certificate |
 
 def _reason(error: BaseException) -> str:
     """What OpenSSL calls what went wrong, if it was that."""
-    cause = error if isinstance(error, ssl.SSLError) else error.__cause__ or error.__context__
-    match cause:
+    match cause := cause_of(error):
         case ssl.SSLCertVerificationError():
             return str(cause.verify_code)
         case ssl.SSLError():

@@ -150,7 +150,7 @@ def _of_failure(look: Look, failure: Failure) -> tuple[str, str]:
     match failure:
         case Failure.DNS:
             return f"the name {host} was not found ({look.detail})", _of_name(look.route, host)
-        case _ if "ALERT" in look.reason and ("CERTIFICATE" in look.reason or "UNKNOWN_CA" in look.reason):
+        case Failure.CLIENT_CERTIFICATE:
             return (
                 f"{place} does not accept this client's certificate, or asks for one ({look.detail})",
                 "set client_cert and client_key of the route to files that it accepts",
@@ -212,7 +212,7 @@ def _of_name(route: Route, host: str) -> str:
 
 
 def _of_certificate(look: Look, host: str) -> tuple[str, str]:
-    name = getattr(look.route, "server_name", None) or host
+    name = look.route.server_name or host
     if look.reason in ANOTHER_NAME or "mismatch" in look.detail.lower():
         other = f"{', '.join(look.names[:MOST_NAMED])}, not for {name}" if look.names else f"another name than {name}"
         return (

@@ -28,6 +28,7 @@ from smartroute.events import (
     Event,
     ProbeEnded,
 )
+from smartroute.policy.known import TYPICAL_SIZE
 from smartroute.policy.messages import Call
 from smartroute.route import RouteStatus
 from smartroute.router import Router
@@ -230,7 +231,7 @@ def watching(config: Config, watcher: Watcher) -> Generator[Router]:
 
 def _imagine(router: Router, model: str | None) -> None:
     """Let the router choose for a request that is not sent: so it keeps probing, and its choice is as steady."""
-    call = Call("/chat/completions", model, streaming=False, size=2_000)
+    call = Call("", model, streaming=False, size=TYPICAL_SIZE)  # to no path: one that every route serves
     with contextlib.suppress(NoRouteError):
         exchange = router.begin(call)
         if exchange is not None:
