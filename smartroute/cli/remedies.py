@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
-from smartroute.cli.measure import ANOTHER_NAME, Answer, Completion, Look
+from smartroute.cli.live import Completion
+from smartroute.cli.measure import ANOTHER_NAME, Answer, Look
 from smartroute.cli.output import redacted
 from smartroute.config import Config
 from smartroute.fireworks import (
