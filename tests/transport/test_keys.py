@@ -29,8 +29,8 @@ SHARED = "fake-shared"
 CONSOLE = "fake-console"
 CALLER = {"near": "fake-caller-near", "far": "fake-caller-far", "globe": CONSOLE}
 BELONG = {
-    "near": {*OWN["near"], SHARED, CALLER["near"]},
-    "far": {*OWN["far"], SHARED, CALLER["far"]},
+    "near": {*OWN["near"], SHARED, CALLER["near"], "fake-near-token", "fake-near-sign"},
+    "far": {*OWN["far"], SHARED, CALLER["far"], "fake-far-token", "fake-far-sign"},
     "globe": {CONSOLE, "fake-global"},
 }
 EVERY = {key for keys in BELONG.values() for key in keys}
@@ -69,6 +69,7 @@ class Scene:
     addressed: str
     model: bool
     probes: bool
+    key_headers: dict[str, str]
     headers: dict[str, str] = field(default_factory=dict)
     calls: list[tuple[bool, str | None]] = field(default_factory=list)
     faults: dict[str, Fault | str | None] = field(default_factory=dict)
@@ -90,6 +91,7 @@ SCENES = st.builds(
     addressed=st.sampled_from(sorted(BELONG)),
     model=st.booleans(),
     probes=st.booleans(),
+    key_headers=st.fixed_dictionaries(dict.fromkeys(OWN, st.sampled_from(["authorization", "api-key", "x-api-key"]))),
     headers=st.fixed_dictionaries(
         {},
         optional={
@@ -115,8 +117,19 @@ def regions() -> Iterator[dict[str, Region]]:
 
 
 def config_of(scene: Scene, regions: dict[str, Region]) -> Config:
+    routes = [
+        Route(
+            regions[name].url,
+            name=name,
+            api_key=scene.own_keys[name] or None,
+            key_header=scene.key_headers[name],
+            headers={"x-token": f"fake-{name}-token"},
+            query={"sign": f"fake-{name}-sign"},
+        )
+        for name in OWN
+    ]
     return Config(
-        [Route(regions[name].url, name=name, api_key=scene.own_keys[name] or None) for name in OWN],
+        routes,
         api_key=SHARED,
         model="routed" if scene.model else None,
         global_url=regions["globe"].url if scene.fallback else None,
@@ -157,7 +170,11 @@ def test_each_server_sees_its_own_keys_only(caller: Caller, regions: dict[str, R
             assert [key for key in strangers if key in text] == [], f"at {name}: {seen}"
             addressed_here = scene.addressed == name == "globe" or (not scene.fallback and scene.addressed == "globe")
             if not addressed_here and seen.method == "POST":
-                secrets = ("fake-cookie", "fake-azure", "fake-other", "fake-proxy")
+                secrets = {"fake-cookie", "fake-azure", "fake-other", "fake-proxy"}
+                if scene.addressed == name:  # the caller's own key, where this route wants it
+                    secrets.discard(
+                        {"api-key": "fake-azure", "x-api-key": "fake-other"}.get(scene.key_headers[name], "")
+                    )
                 assert [secret for secret in secrets if secret in text] == [], f"at {name}"
             if seen.method == "GET" and name == "globe":
                 pytest.fail("the global endpoint was probed")
