@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from smartroute import config as module
-from smartroute.config import Config, unknown_variables
+from smartroute.config import Config, unknown_variables, written
 from smartroute.errors import ConfigError
 from smartroute.fireworks import GLOBAL_URL, REGIONS
 from smartroute.route import Keys, Kind, Route
@@ -690,3 +690,17 @@ def test_one_url_twice_needs_two_models() -> None:
 
 def test_the_global_endpoint_itself_is_no_route_without_a_model() -> None:
     assert "the global endpoint lies below" in str(refused(lambda: Config([Route(GLOBAL_URL, api_key="k")])))
+
+
+def test_what_is_written_where(tmp_path: Path) -> None:
+    path = tmp_path / "smartroute.toml"
+    path.write_text('regions = ["EU_*"]\nhedge = true\n[[route]]\naddress = "https://a.example/v1"\n')
+    environ = {"SMARTROUTE_CONFIG": f"{path}", "SMARTROUTE_HEDGE": "off", "SMARTROUTE_NONSENSE": "x"}
+    found = written(environ)
+    assert found["hedge"] == ("off", "SMARTROUTE_HEDGE")
+    assert found["regions"] == (["EU_*"], "regions in smartroute.toml")
+    assert found["route"] == ([{"address": "https://a.example/v1"}], "[[route]] in smartroute.toml")
+    assert set(found) == {"config", "hedge", "regions", "route"}
+    assert "route" not in written({**environ, "SMARTROUTE_ROUTES": "https://b.example/v1"})
+    assert set(written({}, path)) == {"hedge", "regions", "route"}
+    assert set(written({**environ, "SMARTROUTE_DISABLED": "1"})) == {"config", "hedge", "disabled"}

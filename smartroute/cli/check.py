@@ -16,7 +16,8 @@ from smartroute.errors import ConfigError, Problem
 from smartroute.route import Kind, Route
 
 if TYPE_CHECKING:
-    from smartroute.cli.measure import Answer, Completion, Look
+    from smartroute.cli.live import Completion
+    from smartroute.cli.measure import Answer, Look
     from smartroute.cli.remedies import Trouble
 
 __all__ = ["Inspected", "check", "endpoints_of", "inspect", "model_for", "problems_of"]
@@ -137,7 +138,8 @@ def inspect(
         wall: the time of day as a Unix timestamp.
     """
     from smartroute.cli import remedies  # noqa: PLC0415 - see `options`
-    from smartroute.cli.measure import LIVE_LIMIT, Asker, Meter, in_parallel, live_path  # noqa: PLC0415
+    from smartroute.cli.live import LIVE_LIMIT, Asker, live_path  # noqa: PLC0415
+    from smartroute.cli.measure import Meter, in_parallel  # noqa: PLC0415
     from smartroute.router import Router  # noqa: PLC0415
 
     meter = Meter(config, limit=limit)

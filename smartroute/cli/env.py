@@ -113,11 +113,11 @@ def settings_of(route: Route, config: Config) -> dict[str, str]:
         "keys": redacted_keys(route.keys) or "none",
     }
     for name in OPTIONAL:
-        found = getattr(route, name, None)
+        found = getattr(route, name)
         if found and found not in (config.paths, "authorization"):
             shown[name] = found if isinstance(found, str) else ", ".join(map(str, found))
     for name in SECRETIVE:
-        if found := getattr(route, name, None):
+        if found := getattr(route, name):
             shown[name] = ", ".join(f"{key}: {redacted(str(value))}" for key, value in dict(found).items())
     return shown
 

@@ -148,25 +148,22 @@ def explanation_of(
         looks += in_parallel(meter.look, [look.route for look in looks if look.silent])  # one is no proof, two are
         for look in looks:
             look.tell(router)
-        ranking = router.rank(model=asked, size=size, conversation=conversation)
+        ranking = router.rank(model=asked, path=path, size=size, conversation=conversation)
     finally:
         router.close()
     notes = {look.route.name: f"its probe: {look.trouble}" for look in looks if not look.good}
     endpoints: list[Explained] = []
     for candidate in ranking:
         route, reason = candidate.route, why(candidate)
-        if route.kind is not Kind.GLOBAL and path not in served(route, config):
-            reason = "path"
-        place = None if reason in NOT_ASKED else sum(each.place is not None for each in endpoints) + 1
+        place = None if reason in NOT_ASKED else len(endpoints) + 1
         name = asked if route.kind is Kind.GLOBAL else route.model_for(asked)
         endpoints.append(Explained(route, place, candidate, reason, name, notes.get(route.name, "")))
-    endpoints.sort(key=lambda each: each.place is None)
     ranked = {each.route.name for each in endpoints}
-    endpoints += [
-        Explained(route, None, None, "model" if config.allows(route.region) else "region", None)
-        for route in config.routes
-        if route.name not in ranked
-    ]
+    for route in config.routes:
+        if route.name not in ranked:  # the router does not even consider it
+            serves = {"region": config.allows(route.region), "path": path in served(route, config), "model": False}
+            reason = next(reason for reason, is_so in serves.items() if not is_so)
+            endpoints.append(Explained(route, None, None, reason, None, notes.get(route.name, "")))
     return Explanation(_why_not(config, path, asked), tuple(endpoints))
 
 

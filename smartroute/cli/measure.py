@@ -1,8 +1,7 @@
 """Measuring endpoints, with the library's own pieces: its pools, its requests, its keys, its TLS.
 
-`Meter.look` takes the way to an endpoint apart, on a fresh connection: name, connection, TLS, an authenticated GET for
-each key. `Asker.ask` sends a one-token completion through the library's own client. Both return values; what they mean
-for a person is said in `remedies`.
+`Meter.look` goes the way to an endpoint, on a fresh connection: name, connection, TLS, an authenticated GET for each
+key. It returns a value; what that means for a person is said in `remedies`.
 """
 
 from __future__ import annotations
@@ -11,23 +10,19 @@ import contextlib
 import json
 import re
 import socket
-import ssl
 import threading
 import time
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib import import_module
 from queue import Empty, SimpleQueue
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
-import httpcore2
-
 import smartroute
 from smartroute.cli.output import endpoint_of
+from smartroute.cli.steps import Certificate, Marks, Wire, certificate_of, reason_of
 from smartroute.config import Config
-from smartroute.events import AttemptEnded, Event
 from smartroute.policy.messages import Attempt
 from smartroute.policy.outcome import Failure
 from smartroute.policy.schedule import Claim, Finding
@@ -44,15 +39,15 @@ from smartroute.transport.sync_wire import SyncWire
 from smartroute.transport.watch import Watch
 
 __all__ = [
+    "ANOTHER_NAME",
+    "MOST_READ",
     "Answer",
-    "Asker",
-    "Certificate",
-    "Completion",
     "Look",
     "Meter",
+    "code_of",
     "family",
     "in_parallel",
-    "live_path",
+    "read_json",
     "secrets_of",
     "served",
     "why",
@@ -63,24 +58,16 @@ R = TypeVar("R")
 
 LIMIT = 5.0
 """Seconds that each step may take."""
-LIVE_LIMIT = 60.0
-"""Seconds that a completion may take: a long queue is no failure."""
 MOST_READ = 256 * 1024
 """Bytes of an answer that are read."""
 MOST_MODELS = 100
 """Names of models that are remembered of an answer."""
 WORKERS = 32
 """Endpoints that are measured at a time."""
+ANOTHER_NAME = ("62", "64")
+"""OpenSSL's codes of a certificate for another name, or another address (X509_V_ERR_*)."""
 _CODE = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,63}")
 """What an error may be called, so that no sentence and no key fits in."""
-
-
-@dataclass(frozen=True, slots=True)
-class Certificate:
-    """Whose word an endpoint's certificate rests on, and when it `ends`, as a Unix timestamp."""
-
-    issuer: str
-    ends: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +109,7 @@ class Look:
         models: the names that the endpoint gives its models, if it was asked for them.
         step: where it ended if something failed: `dns`, `connect`, `tls` or `request`.
         failure: what failed; `detail`: in words; `reason`: what OpenSSL calls it.
+        names: those that the certificate is for, if it is for others than the one asked for.
     """
 
     route: Route
@@ -138,6 +126,7 @@ class Look:
     failure: Failure | None = None
     detail: str = ""
     reason: str = ""
+    names: tuple[str, ...] = ()
 
     @property
     def answer(self) -> Answer | None:
@@ -194,33 +183,6 @@ class Look:
             router.resume(route.name)
 
 
-@dataclass(frozen=True, slots=True)
-class Completion:
-    """What came of a one-token completion.
-
-    Attributes:
-        model: the name under which the endpoint was asked for it.
-        seconds: the whole call; `first_token`: from the request's first byte to the first content.
-        status: the status code; None: no answer came.
-        code: what the body of an error calls it.
-        failure: what failed, if no good answer came; `detail`: in words.
-    """
-
-    route: Route
-    model: str
-    seconds: float
-    first_token: float | None = None
-    status: int | None = None
-    code: str = ""
-    failure: str | None = None
-    detail: str = ""
-
-    @property
-    def good(self) -> bool:
-        """Whether a token came."""
-        return self.status == 200 and self.failure is None
-
-
 def family() -> Family:
     """The HTTP family that `smartroute.Client` is of."""
     found: Family = import_module(smartroute.Client.__module__).FAMILY
@@ -234,18 +196,12 @@ def why(candidate: Candidate) -> str:
 
 def secrets_of(route: Route) -> list[str]:
     """What nobody must see of a route: its keys, and the values of its headers and of its query parameters."""
-    pairs = (*getattr(route, "headers", ()), *getattr(route, "query", ()))
-    return [*route.keys, *(value for _, value in pairs)]
+    return [*route.keys, *(value for _, value in (*route.headers, *route.query))]
 
 
 def served(route: Route, config: Config) -> tuple[str, ...]:
     """The paths below its base URL that a route serves."""
-    return getattr(route, "paths", ()) or config.paths
-
-
-def live_path(route: Route, config: Config) -> str | None:
-    """A path that the route serves and that a completion may be asked for at; None: there is none."""
-    return next((path for path in ("/chat/completions", "/completions") if path in served(route, config)), None)
+    return route.paths or config.paths
 
 
 class Meter:
@@ -268,12 +224,12 @@ class Meter:
     def look(self, route: Route) -> Look:
         """Go the way to an endpoint, and send it a GET for each of its keys."""
         started = self._clock()
-        marks = _Marks(self._clock)
+        marks = Marks(self._clock)
         answers: list[Answer] = []
         models: list[str] = []
         step, failure, detail, reason = "", None, "", ""
         proxy = self._options.proxy_for_text(route.url)
-        wire = _Wire(self._clock, marks, self._limit)
+        wire = Wire(self._clock, marks, self._limit)
         pool, proxied = self._pools.fresh(route, wire)
         with contextlib.closing(wire), contextlib.closing(pool):
             for key in range(len(route.keys)) or (None,):
@@ -283,7 +239,7 @@ class Meter:
                 except Exception as error:  # noqa: BLE001 - whatever the wire raises is what was found out
                     failure = failure_of(error, watch)
                     detail = describe(failure, error).removeprefix(f"{failure}: ").removesuffix(".")
-                    step, reason = marks.step, _reason(error)
+                    step, reason = marks.step, reason_of(error)
                     break
                 answers.append(answer)
                 models += listed
@@ -302,10 +258,27 @@ class Meter:
             failure,
             detail,
             reason,
+            self._names(route) if reason in ANOTHER_NAME and proxy is None else (),
         )
 
+    def _names(self, route: Route) -> tuple[str, ...]:
+        """The names in the certificate of a route. It is verified but for its name, and nothing is sent."""
+        options = PoolOptions(family(), {})  # not `self._options`: others are verified with its context
+        context = options.context_for(route) or options.ssl_context
+        context.check_hostname = False
+        url = urlsplit(route.url)
+        host = url.hostname or ""
+        with (
+            contextlib.suppress(OSError),
+            socket.create_connection((host, url.port or 443), self._limit) as sock,
+            context.wrap_socket(sock, server_hostname=route.server_name or host) as secured,
+        ):
+            found: Any = secured.getpeercert() or {}
+            return tuple(str(name) for _, name in found.get("subjectAltName", ()) if str(name).isprintable())
+        return ()
+
     def _get(
-        self, pool: SyncPool, route: Route, watch: Watch, marks: _Marks, *, key: int | None, proxied: bool
+        self, pool: SyncPool, route: Route, watch: Watch, marks: Marks, *, key: int | None, proxied: bool
     ) -> tuple[Answer, list[str]]:
         """Send a GET. Returns its answer, and the models that it names."""
         extensions: dict[str, object] = {"timeout": dict.fromkeys(("connect", "read", "write", "pool"), self._limit)}
@@ -316,93 +289,15 @@ class Meter:
         watch.attempt.first_byte = arrived = self._clock()
         with contextlib.closing(response):
             if proxied:
-                marks.certificate = _certificate(response.extensions["network_stream"].get_extra_info("ssl_object"))
+                marks.certificate = certificate_of(response.extensions["network_stream"].get_extra_info("ssl_object"))
             body = _read(response)
-        parsed, is_json = _parsed(body)
+        parsed, is_json = read_json(body)
         headers = {name.lower(): value for name, value in response.headers}
         location = _place(headers.get(b"location", b"").decode("latin-1"), route.url)
         seconds = arrived - marks.sent_at
-        return Answer(key, response.status, seconds, is_json, _code(parsed, secrets_of(route)), location), _models(
+        return Answer(key, response.status, seconds, is_json, code_of(parsed, secrets_of(route)), location), _models(
             parsed
         )
-
-
-class Asker:
-    """Asks endpoints for one token, through the library's own client: nothing else goes elsewhere or is sent twice.
-
-    Args:
-        router: learns from what comes.
-        limit: seconds that an answer may take.
-    """
-
-    def __init__(self, config: Config, router: Router, *, limit: float = LIVE_LIMIT) -> None:
-        self._config = config
-        self._limit = limit
-        self._ended: dict[str, list[AttemptEnded]] = defaultdict(list)
-        self._stop = router.subscribe(self._note)
-        self._client = smartroute.Client(router=router, follow_redirects=False)
-
-    def close(self) -> None:
-        """Close its connections."""
-        self._stop()
-        self._client.close()
-
-    def ask(self, route: Route, model: str, path: str) -> Completion:
-        """Ask one endpoint.
-
-        Args:
-            model: the model to ask for, which the endpoint may know under another name.
-            path: `/chat/completions` or `/completions`.
-        """
-        on_global = route.kind is Kind.GLOBAL
-        base = self._config.global_url or route.url
-        key = self._config.global_api_key if self._config.global_url else next(iter(route.keys), None)
-        said: dict[str, object] = {"prompt": "Hi"}
-        if path == "/chat/completions":
-            said = {"messages": [{"role": "user", "content": "Hi"}]}
-        headers = {"x-smartroute-route": route.name}
-        if key:  # a request to a route's own URL carries the route's key, as the route wants it
-            name = "authorization" if self._config.global_url else getattr(route, "key_header", "authorization")
-            headers[name] = f"Bearer {key}" if name == "authorization" else key
-        sent = model if on_global else route.model_for(model) or model
-        self._ended.pop(route.name, None)
-        started = time.monotonic()
-        status, body, detail = None, b"", ""
-        try:
-            with self._client.stream(
-                "POST",
-                base + path,
-                json={"model": model, **said, "max_tokens": 1, "stream": True},
-                headers=headers,
-                timeout=self._limit,
-            ) as response:
-                status = response.status_code
-                for chunk in response.iter_raw():
-                    body += chunk
-                    if len(body) > MOST_READ:
-                        break
-        except Exception as error:  # noqa: BLE001 - whatever it is, it is what was found out
-            detail = type(error).__name__
-        seconds = time.monotonic() - started
-        last = self._ended[route.name][-1] if self._ended[route.name] else None
-        failure = last.failure if last else None
-        if status == 200 and failure is None and b"data:" not in body:
-            failure, detail = Failure.CONTENT_TYPE, "the answer is no event stream"
-        first = None if last is None or last.first_content is None else last.first_content - (last.departed or 0.0)
-        return Completion(
-            route,
-            sent,
-            seconds,
-            first if status == 200 else None,
-            status,
-            "" if status == 200 else _code(_parsed(body)[0], [*secrets_of(route), *filter(None, (key,))]),
-            failure or (None if status else "error"),
-            (last.detail if last else "") or detail,
-        )
-
-    def _note(self, event: Event) -> None:
-        if isinstance(event, AttemptEnded):
-            self._ended[event.endpoint.name].append(event)
 
 
 def in_parallel(work: Callable[[T], R], items: Sequence[T], done: Callable[[], None] = lambda: None) -> list[R]:
@@ -438,166 +333,6 @@ def in_parallel(work: Callable[[T], R], items: Sequence[T], done: Callable[[], N
     return [found[number] for number in range(len(items))]
 
 
-# --- The steps of a connection -----------------------------------------------------------------------
-
-
-@dataclass(slots=True)
-class _Marks:
-    """What is noted on the way. `step`: where it is now."""
-
-    clock: Callable[[], float]
-    step: str = "connect"
-    addresses: list[str] = field(default_factory=list[str])
-    dns: float | None = None
-    connect: float | None = None
-    tls: float | None = None
-    certificate: Certificate | None = None
-    sent_at: float = 0.0
-    sent: bool = False
-    began: float = 0.0
-
-    def begin(self, now: float) -> None:
-        """A request begins."""
-        self.sent, self.sent_at = False, now
-
-    def depart(self) -> None:
-        """Its first byte goes out now."""
-        self.step = "request"
-        if not self.sent:
-            self.sent, self.sent_at = True, self.clock()
-
-    def trace(self, name: str, _: object) -> None:
-        """What httpcore does."""
-        event = name.partition(".")[2]
-        if event.endswith(".started"):
-            self.began = self.clock()
-        took = self.clock() - self.began
-        match event:
-            case "connect_tcp.started":
-                self.step = "connect"
-            case "connect_tcp.complete":
-                self.connect = took
-            case "start_tls.started":
-                self.step = "tls"
-            case "start_tls.complete":
-                self.tls = took
-            case "send_request_headers.started" if name.startswith("http11"):
-                self.sent = False  # the last one is ours, those before it are the proxy's
-                self.depart()
-            case _:
-                pass
-
-
-class _Wire(SyncWire):
-    """The library's wire, with its steps noted."""
-
-    def __init__(self, clock: Callable[[], float], marks: _Marks, limit: float) -> None:
-        super().__init__(clock)
-        self._marks = marks
-        self._limit = limit
-
-    def connect_tcp(
-        self,
-        host: str,
-        port: int,
-        timeout: float | None = None,  # noqa: ARG002 - it is `limit` here, for each step
-        local_address: str | None = None,
-        socket_options: Iterable[httpcore2.SOCKET_OPTION] | None = None,
-    ) -> httpcore2.NetworkStream:
-        marks, started = self._marks, self._marks.clock()
-        marks.step = "dns"
-        marks.addresses = _resolve(host, port, self._limit)
-        marks.dns = marks.clock() - started
-        marks.step, started = "connect", marks.clock()
-        options = tuple(socket_options or ())
-        for last, address in enumerate(marks.addresses, 1 - len(marks.addresses)):
-            left = started + self._limit - marks.clock()
-            try:
-                stream = super().connect_tcp(address, port, max(left / (1 - last), 0.1), local_address, options)
-            except (httpcore2.ConnectError, httpcore2.ConnectTimeout):
-                if not last:
-                    raise
-            else:
-                marks.connect = marks.clock() - started
-                return _Stopwatch(stream, marks)
-        raise httpcore2.ConnectError("the name has no address")
-
-
-class _Stopwatch(httpcore2.NetworkStream):
-    """A connection of the library's, with its steps noted."""
-
-    def __init__(self, stream: httpcore2.NetworkStream, marks: _Marks) -> None:
-        self._stream = stream
-        self._marks = marks
-
-    def start_tls(
-        self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
-    ) -> httpcore2.NetworkStream:
-        marks, started = self._marks, self._marks.clock()
-        marks.step = "tls"
-        self._stream = self._stream.start_tls(ssl_context, server_hostname, timeout)
-        marks.tls = marks.clock() - started
-        marks.certificate = _certificate(self._stream.get_extra_info("ssl_object"))
-        return self
-
-    def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
-        return self._stream.read(max_bytes, timeout)
-
-    def write(self, buffer: bytes, timeout: float | None = None) -> None:
-        self._marks.depart()
-        self._stream.write(buffer, timeout)
-
-    def close(self) -> None:
-        self._stream.close()
-
-    def get_extra_info(self, info: str) -> Any:
-        return self._stream.get_extra_info(info)
-
-
-def _resolve(host: str, port: int, limit: float) -> list[str]:
-    """The addresses of a host. Nothing ends a wait for the resolver: a thread waits for it, and is left behind."""
-    answers: SimpleQueue[list[str] | OSError] = SimpleQueue()
-
-    def ask() -> None:
-        try:
-            found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-            answers.put(list(dict.fromkeys(str(address[0]) for *_, address in found)))
-        except OSError as error:
-            answers.put(error)
-        except UnicodeError as error:  # no name that could be asked for
-            answers.put(socket.gaierror(socket.EAI_NONAME, str(error)))
-
-    threading.Thread(target=ask, name="smartroute-resolve", daemon=True).start()
-    try:
-        answer = answers.get(timeout=limit)
-    except Empty:
-        answer = socket.gaierror(socket.EAI_AGAIN, f"no answer in {limit:g} s")
-    if isinstance(answer, OSError):
-        raise httpcore2.ConnectError(str(answer)) from answer
-    return answer
-
-
-def _certificate(secured: ssl.SSLSocket | ssl.SSLObject | None) -> Certificate | None:
-    found: Any = secured.getpeercert() if secured is not None else None
-    if not found:
-        return None
-    issuer = {name: value for part in found.get("issuer", ()) for name, value in part}
-    names = [issuer[name] for name in ("organizationName", "commonName") if issuer.get(name)]
-    return Certificate(" ".join(names) or "unnamed", ssl.cert_time_to_seconds(str(found["notAfter"])))
-
-
-def _reason(error: BaseException) -> str:
-    """What OpenSSL calls what went wrong, if it was that."""
-    cause = error if isinstance(error, ssl.SSLError) else error.__cause__ or error.__context__
-    match cause:
-        case ssl.SSLCertVerificationError():
-            return str(cause.verify_code)
-        case ssl.SSLError():
-            return cause.reason or ""
-        case _:
-            return ""
-
-
 # --- What is read of an answer -------------------------------------------------------------------------
 
 
@@ -612,7 +347,7 @@ def _read(response: SyncResponse) -> bytes:
     return body
 
 
-def _parsed(body: bytes) -> tuple[Any, bool]:
+def read_json(body: bytes) -> tuple[Any, bool]:
     """A body as JSON, and whether it is. A long one that begins like JSON is taken for it."""
     try:
         return json.loads(body), True
@@ -626,8 +361,8 @@ def _models(parsed: Any) -> list[str]:
     return [name for name in names if isinstance(name, str) and name.isprintable()][:MOST_MODELS]
 
 
-def _code(parsed: Any, secrets: Iterable[str]) -> str:
-    """What an error is called, if that is a name: its message may quote anything, a key too."""
+def code_of(parsed: Any, secrets: Iterable[str]) -> str:
+    """What the body of an error calls it, if that is a name: its message may quote anything, a key too."""
     error = parsed.get("error", parsed) if isinstance(parsed, dict) else None
     for key in ("code", "type"):
         value = error.get(key) if isinstance(error, dict) else None

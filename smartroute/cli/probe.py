@@ -15,7 +15,8 @@ from smartroute.route import Kind, Route
 from smartroute.router import Router
 
 if TYPE_CHECKING:
-    from smartroute.cli.measure import Completion, Look
+    from smartroute.cli.live import Completion
+    from smartroute.cli.measure import Look
 
 __all__ = ["Probed", "percentile", "probe", "rounds_of"]
 
@@ -129,7 +130,8 @@ def rounds_of(
         limit: seconds that each step may take.
         done: called when an endpoint has been measured.
     """
-    from smartroute.cli.measure import LIVE_LIMIT, Asker, Meter, in_parallel, live_path, why  # noqa: PLC0415 - see `options`
+    from smartroute.cli.live import LIVE_LIMIT, Asker, live_path  # noqa: PLC0415 - see `options`
+    from smartroute.cli.measure import Meter, in_parallel, why  # noqa: PLC0415
 
     router = Router(config)
     used = [route for route in endpoints_of(config) if config.allows(route.region)]

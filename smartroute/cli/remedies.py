@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
-from smartroute.cli.measure import Answer, Completion, Look
+from smartroute.cli.live import Completion
+from smartroute.cli.measure import ANOTHER_NAME, Answer, Look
 from smartroute.cli.output import redacted
 from smartroute.config import Config
 from smartroute.fireworks import (
@@ -29,9 +30,8 @@ EXPIRES_SOON = 14
 """Days before its end at which a certificate should have been renewed."""
 DAY = 86_400.0
 MOST_NAMED = 5
-"""Models that are named of those that an endpoint has."""
+"""Names that are told of those that an endpoint has: of models, or in its certificate."""
 
-ANOTHER_NAME = ("62", "64")
 UNKNOWN_ISSUER = ("2", "18", "19", "20", "21")
 NOT_YET_VALID = "9"
 EXPIRED = "10"
@@ -151,7 +151,7 @@ def _of_failure(look: Look, failure: Failure) -> tuple[str, str]:
     match failure:
         case Failure.DNS:
             return f"the name {host} was not found ({look.detail})", _of_name(look.route, host)
-        case _ if "ALERT" in look.reason and ("CERTIFICATE" in look.reason or "UNKNOWN_CA" in look.reason):
+        case Failure.CLIENT_CERTIFICATE:
             return (
                 f"{place} does not accept this client's certificate, or asks for one ({look.detail})",
                 "set client_cert and client_key of the route to files that it accepts",
@@ -213,10 +213,11 @@ def _of_name(route: Route, host: str) -> str:
 
 
 def _of_certificate(look: Look, host: str) -> tuple[str, str]:
-    name = getattr(look.route, "server_name", None) or host
+    name = look.route.server_name or host
     if look.reason in ANOTHER_NAME or "mismatch" in look.detail.lower():
+        other = f"{', '.join(look.names[:MOST_NAMED])}, not for {name}" if look.names else f"another name than {name}"
         return (
-            f"its certificate is for another name than {name}",
+            f"its certificate is for {other}",
             "use the name that the certificate is for; where the address has to be another one, set server_name",
         )
     if look.reason == EXPIRED or "expired" in look.detail.lower():

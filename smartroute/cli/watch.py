@@ -7,7 +7,7 @@ import signal
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from math import inf
@@ -28,6 +28,7 @@ from smartroute.events import (
     Event,
     ProbeEnded,
 )
+from smartroute.policy.known import TYPICAL_SIZE
 from smartroute.policy.messages import Call
 from smartroute.route import RouteStatus
 from smartroute.router import Router
@@ -148,12 +149,9 @@ class Watcher:
 
     def _probed(self, event: ProbeEnded) -> None:
         name = event.route.name
-        refused = event.status in (401, 403)
-        answer = (
-            f"{KEY_REFUSED} ({event.status})"
-            if refused
-            else (event.detail or event.failure or ANSWERED).removesuffix(".")
-        )
+        answer = (event.detail or event.failure or ANSWERED).removesuffix(".")
+        if event.status in (401, 403):
+            answer = f"{KEY_REFUSED} ({event.status})"
         with self._lock:
             before = self.answers.get(name)
             self.answers[name] = answer
@@ -233,7 +231,7 @@ def watching(config: Config, watcher: Watcher) -> Generator[Router]:
 
 def _imagine(router: Router, model: str | None) -> None:
     """Let the router choose for a request that is not sent: so it keeps probing, and its choice is as steady."""
-    call = Call("/chat/completions", model, streaming=False, size=2_000)
+    call = Call("", model, streaming=False, size=TYPICAL_SIZE)  # to no path: one that every route serves
     with contextlib.suppress(NoRouteError):
         exchange = router.begin(call)
         if exchange is not None:
@@ -324,13 +322,15 @@ def _live(config: Config, screen: Screen, model: str | None, seconds: float | No
             with Live(console=screen.console, screen=True, auto_refresh=False, vertical_overflow="crop") as live:
                 for _ in _follow(router, watcher, asked, seconds):
                     height = max(screen.console.height - len(config.routes) - 5, 0)
-                    live.update(_view(router, watcher, list(changes), height, screen.console.width), refresh=True)
+                    live.update(
+                        _view(router, watcher, tuple(changes.copy()), height, screen.console.width), refresh=True
+                    )
         finally:
-            screen.console.print(_view(router, watcher, list(changes), 10, screen.console.width))
+            screen.console.print(_view(router, watcher, tuple(changes.copy()), 10, screen.console.width))
         return _well(router, watcher)
 
 
-def _view(router: Router, watcher: Watcher, changes: list[Change], most: int, width: int) -> "Group":
+def _view(router: Router, watcher: Watcher, changes: Sequence[Change], most: int, width: int) -> "Group":
     """The routes in the order of the configuration, and the latest changes below."""
     from rich.console import Group  # noqa: PLC0415 - see `options`
     from rich.text import Text  # noqa: PLC0415

@@ -151,7 +151,7 @@ def test_closed_without_an_answer(authority: trustme.CA, trusted: str) -> None:
 @pytest.mark.parametrize(
     ("kind", "problem", "remedy"),
     [
-        ("another name", "for another name than 127.0.0.1", "server_name"),
+        ("another name", "its certificate is for elsewhere.example, not for 127.0.0.1", "server_name"),
         ("unknown issuer", "issuer is not known here", "ca_file"),
         ("expired", "has expired", "renewed"),
     ],
@@ -200,6 +200,42 @@ def test_a_client_certificate_is_asked_for(authority: trustme.CA, trusted: str) 
         thread.join()
     assert "this client's certificate" in said
     assert "client_cert and client_key" in said
+
+
+def test_a_private_endpoint_is_reached_by_its_address(authority: trustme.CA, tmp_path: Path) -> None:
+    """It presents its private name, by an authority of its own."""
+    authority.cert_pem.write_to_path(f"{tmp_path / 'ca.pem'}")
+    with secured(authority.issue_cert("llm.private.example"), "near", api_keys=[DIRECT], models=[MODEL]) as near:
+
+        def look(server_name: str | None = None, ca_file: str | None = f"{tmp_path / 'ca.pem'}") -> Inspected:
+            route = Route(
+                near.url, kind="private", api_key=DIRECT, model=MODEL, server_name=server_name, ca_file=ca_file
+            )
+            (found,) = inspect(Config([route], global_url=None), {}, live=True)
+            return found
+
+        found = look("llm.private.example")
+        assert found.healthy
+        assert found.completion is not None
+        assert found.completion.good
+        assert near.requests[0].header("host") == f"llm.private.example:{near.url.split(':')[2].split('/')[0]}"
+        said = the_trouble(look())[1]
+        assert "is for llm.private.example, not for 127.0.0.1" in said
+        assert "set server_name" in said
+        said = the_trouble(look("other.example"))[1]
+        assert "is for llm.private.example, not for other.example" in said
+        assert "ca_file" in the_trouble(look("llm.private.example", ca_file=None))[1]
+
+
+def test_a_key_in_a_header_of_its_own(near: Region) -> None:
+    near.api_keys = ()
+    route = Route(near.url, api_key=DIRECT, model=MODEL, key_header="api-key", query={"api-version": "1"})
+    (found,) = inspect(Config([route], global_url=None), {}, live=True)
+    assert found.healthy
+    for seen in near.requests:
+        assert seen.header("api-key") == DIRECT
+        assert seen.header("authorization") is None
+        assert seen.target.endswith("?api-version=1")
 
 
 def test_https_where_plain_http_is_spoken() -> None:

@@ -63,6 +63,18 @@ def test_what_passes_through(near: Region) -> None:
     assert not explanation_of(config, model="mine").passes_through
 
 
+def test_a_route_may_serve_some_paths_only(near: Region) -> None:
+    with Region("second", api_keys=[DIRECT]) as second:
+        config = Config(
+            [Route(near.url, name="near", paths=["/embeddings"]), Route(second.url, name="second")],
+            api_key=DIRECT,
+            global_url=None,
+        )
+        found = explanation_of(config)
+        assert [(each.route.name, each.reason) for each in found.endpoints] == [("second", "best"), ("near", "path")]
+        assert explanation_of(config, path="/embeddings").endpoints[-1].place == 2
+
+
 def test_the_command(near: Region, globe: Region) -> None:
     variables = {
         "SMARTROUTE_ROUTES": routes({"near": near}),
