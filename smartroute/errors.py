@@ -77,7 +77,7 @@ class NoRouteError(SmartrouteError):
         super().__init__(self.reasons)
 
     def __str__(self) -> str:
-        return f"no endpoint may take this request: {'; '.join(self.reasons) or 'there is none'}"
+        return f"no endpoint may take this request: {'; '.join(self.reasons)}"
 
 
 class ClosedError(SmartrouteError, RuntimeError):

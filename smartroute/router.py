@@ -10,7 +10,7 @@ from __future__ import annotations
 import random as _random
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from math import inf
 from typing import TYPE_CHECKING, NoReturn
 
@@ -27,7 +27,7 @@ from smartroute.policy.offline import CUT_OFF, WITHIN, Offline
 from smartroute.policy.outcome import Failure
 from smartroute.policy.patience import LOOK, TICK, Patience
 from smartroute.policy.schedule import Claim, Finding, Schedule
-from smartroute.policy.selection import Candidate, candidate
+from smartroute.policy.selection import Candidate, Standing, candidate
 from smartroute.policy.selector import Selection, Selector
 from smartroute.policy.silence import DEAD_AFTER, Silence
 from smartroute.route import GLOBAL, Route, RouteStatus
@@ -243,7 +243,7 @@ class Router:
                     return None
                 endpoint, reason = selection.first
                 if endpoint is None:
-                    raise NoRouteError([f"{s.route.name}: {why}" for s, why in field.refused])
+                    raise NoRouteError(self._refusals(call, field.refused))
                 first = endpoint
                 moved = self._selector.adopt(selection, now)
                 if call.conversation is not None:
@@ -709,6 +709,18 @@ class Router:
             raise UnknownRouteError(name, tuple(allowed))
         return allowed[name]
 
+    def _refusals(self, call: Call, refused: Sequence[tuple[Standing, str]]) -> list[str]:
+        """Why nobody may take a request, endpoint by endpoint."""
+        reasons = [
+            f"{s.route.name}: " + ("drained, until Router.resume" if why == "drained" else _not_allowed(s.route.region))
+            for s, why in refused
+        ]
+        if self._global is None:
+            return [*reasons, f"{GLOBAL}: switched off (SMARTROUTE_GLOBAL_URL)"]
+        if not self._selector.allowed(self._global.region, call):
+            return [*reasons, f"{GLOBAL}: {_not_allowed(self._global.region)}"]
+        return [*reasons, f"{GLOBAL}: its key is unknown (SMARTROUTE_GLOBAL_API_KEY)"]
+
     def _ranked(self, first: Route, reason: str, selection: Selection | None) -> tuple[Candidate, ...]:
         """The ranking as data, for listeners; for a pinned request there is none."""
         if selection is not None:
@@ -722,7 +734,7 @@ class Router:
         now = self.clock()
         note = "" if known is None else known.trouble(now)
         if self._offline.now:
-            note = "this machine seems to be offline"
+            note = "while this machine seems to be offline"
         return candidate._replace(note=note) if note else candidate
 
     def _find(self, name: str) -> Known:
@@ -751,6 +763,10 @@ class Router:
             self._listeners.emit(events.ConnectivityChanged(online=False))
             for known in restored:
                 self._changed(known, State.OPEN, State.CLOSED, "this machine is offline", None)
+
+
+def _not_allowed(region: str | None) -> str:
+    return f"its region {region or '(unknown)'} is not allowed (SMARTROUTE_REGIONS, x-smartroute-regions)"
 
 
 def _imagined(model: str | None, path: str, size: object, conversation: str | None) -> Call:

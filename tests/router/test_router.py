@@ -514,7 +514,14 @@ def test_no_route_says_why(make: Make) -> None:
     router.drain("eu")
     with pytest.raises(NoRouteError) as caught:
         router.begin(call(regions=("EU_*",)))
-    assert caught.value.reasons == ("us: region", "eu: drained", "nowhere: region")
+    assert caught.value.reasons == (
+        "us: its region US_OHIO_1 is not allowed (SMARTROUTE_REGIONS, x-smartroute-regions)",
+        "eu: drained, until Router.resume",
+        "nowhere: its region (unknown) is not allowed (SMARTROUTE_REGIONS, x-smartroute-regions)",
+        "global: switched off (SMARTROUTE_GLOBAL_URL)",
+    )
+    with pytest.raises(NoRouteError, match=r"; global: its region GLOBAL is not allowed \(SMARTROUTE_REGIONS"):
+        regional(make).begin(call(regions=("AP_*",)))
 
 
 # --- models, keys, pins --------------------------------------------------------------------------------
