@@ -50,7 +50,8 @@ def peek(body: bytes, names: Collection[str]) -> dict[str, Value] | None:
 
 def with_model(body: bytes, model: Value, name: str) -> bytes:
     """The body with another model name in that place and all other bytes unchanged."""
-    return body[: model.start] + json.dumps(name, ensure_ascii=False).encode() + body[model.end :]
+    view = memoryview(body)  # a long body is copied once
+    return b"".join((view[: model.start], json.dumps(name, ensure_ascii=False).encode(), view[model.end :]))
 
 
 class _Members:
