@@ -74,7 +74,7 @@ def discover(
     smartroute discover --write smartroute.toml         into a file, for SMARTROUTE_CONFIG
     smartroute discover --model llama-v3p1-8b-instruct  one of several models
     smartroute discover --json | jq .routes             for a program
-    firectl get deployment abcd1234 | smartroute discover -
+    firectl deployment get abcd1234 | smartroute discover -
 
     Exit code: 0 if there are routes, 1 if there are none or the vendor does not answer, 2 for wrong
     usage, account or key.
@@ -135,7 +135,7 @@ def _piped() -> tuple[Deployment, ...]:
     except (ValueError, RecursionError):
         _fail(
             "there is no deployment in what was piped in",
-            "pipe in firectl get deployment ID, or firectl list deployments -o json",
+            "pipe in firectl deployment get ID, or firectl deployment list -o json",
             2,
         )
 
