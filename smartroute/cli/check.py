@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from smartroute.cli.options import AsJson, ConfigFile, NoColor, read_config
+from smartroute.cli.options import AsJson, ConfigFile, NoColor, read_config, unreadable_authorities
 from smartroute.cli.output import Screen, milliseconds, print_json, progress, redacted, rounded
 from smartroute.config import Config, unknown_variables
 from smartroute.errors import ConfigError, Problem
@@ -92,11 +92,14 @@ def check(
 
 def problems_of(read: Callable[[], Config], environ: Mapping[str, str]) -> tuple[Config | None, tuple[Problem, ...]]:
     """The configuration, if it can be used, and everything that is wrong with it; misspelt variables too."""
-    unknown = unknown_variables(environ)
+    unreadable, unknown = unreadable_authorities(environ), unknown_variables(environ)
     try:
-        return read(), unknown
+        given = read()
     except ConfigError as error:
-        return None, (*error.problems, *unknown)
+        return None, (*error.problems, *unreadable, *unknown)
+    if unreadable and not given.disabled:
+        return None, (*unreadable, *unknown)
+    return given, unknown
 
 
 def model_for(route: Route, config: Config, asked: str | None) -> str | None:

@@ -17,7 +17,20 @@ from smartroute.config import Config, unknown_variables
 from smartroute.errors import ConfigError, Problem
 from smartroute.settings import PREFIX
 
-__all__ = ["AsJson", "ConfigFile", "NoColor", "fail", "guarded", "need_routes", "read_config", "say", "warn_of_unknown"]
+__all__ = [
+    "AsJson",
+    "ConfigFile",
+    "NoColor",
+    "fail",
+    "guarded",
+    "need_routes",
+    "read_config",
+    "say",
+    "unreadable_authorities",
+    "warn_of_unknown",
+]
+
+AUTHORITIES = "SSL_CERT_FILE"
 
 ConfigFile = Annotated[
     Path | None, typer.Option("--config", metavar="FILE", help="The TOML file, in place of SMARTROUTE_CONFIG.")
@@ -65,12 +78,29 @@ def warn_of_unknown(environ: Mapping[str, str] = os.environ) -> None:
         say(f"ignored: {problem}")
 
 
+def unreadable_authorities(environ: Mapping[str, str] = os.environ) -> tuple[Problem, ...]:
+    """What is wrong with the file of authorities that the environment names: no HTTP client can be made then."""
+    if not (file := environ.get(AUTHORITIES)):
+        return ()
+    import ssl  # noqa: PLC0415 - seldom needed
+
+    try:
+        ssl.create_default_context(cafile=file)
+    except OSError as error:
+        unread = f"the file cannot be read ({error.strerror})"
+        problem = "the file has no certificate that can be read" if isinstance(error, ssl.SSLError) else unread
+        return (Problem(AUTHORITIES, problem, "name a readable PEM file of authorities, or unset it"),)
+    return ()
+
+
 def need_routes(config: Config) -> None:
-    """Stop where there is nothing to measure."""
+    """Stop where there is nothing to measure, or no way to do it."""
     if config.disabled:
         fail(f"smartroute is switched off ({PREFIX}DISABLED): requests pass through; unset it to go on")
     if not config.routes:
         fail(f"no routes are configured; set {PREFIX}ROUTES, or name a file with --config")
+    if problems := unreadable_authorities():
+        raise ConfigError(problems)
 
 
 def say(words: str | Problem) -> None:

@@ -647,6 +647,30 @@ def test_the_json_of_a_configuration_that_cannot_be_used() -> None:
     assert shown["problems"][0]["setting"] == "SMARTROUTE_ROUTES"
 
 
+@pytest.mark.parametrize(
+    "command", [("check",), ("probe",), ("explain",), ("watch", "--for", "1"), ("discover", "--account", "my-account")]
+)
+@pytest.mark.parametrize("there", [True, False])
+def test_authorities_that_cannot_be_read(
+    command: tuple[str, ...], there: bool, near: Region, globe: Region, tmp_path: Path
+) -> None:
+    path = tmp_path / "authorities.pem"
+    if there:
+        path.write_text("no certificate")
+    done = run(*command, **variables(near, globe, SSL_CERT_FILE=f"{path}", FIREWORKS_API_KEY=CONSOLE))
+    assert done.status == 2
+    said = done.output + done.errors
+    assert ("has no certificate" if there else "No such file or directory") in said
+    assert "SSL_CERT_FILE" in said
+    assert "name a readable PEM file" in said
+
+
+def test_authorities_that_cannot_be_read_are_in_the_json(near: Region, globe: Region) -> None:
+    shown = run("check", "--json", **variables(near, globe, SSL_CERT_FILE="/none.pem")).json()
+    assert (shown["healthy"], shown["endpoints"]) == (False, [])
+    assert [each["setting"] for each in shown["problems"]] == ["SSL_CERT_FILE"]
+
+
 def test_something_cannot_serve(near: Region, globe: Region) -> None:
     globe.set(Status(503))
     done = run("check", "--limit", "2", **variables(near, globe))
