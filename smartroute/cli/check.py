@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from smartroute.cli.options import AsJson, ConfigFile, NoColor, read_config, unreadable_authorities
+from smartroute.cli.options import AsJson, ConfigFile, NoColor, read_config, unusable_environment
 from smartroute.cli.output import Screen, milliseconds, print_json, progress, redacted, rounded
 from smartroute.config import Config, unknown_variables
 from smartroute.errors import ConfigError, Problem
@@ -92,13 +92,13 @@ def check(
 
 def problems_of(read: Callable[[], Config], environ: Mapping[str, str]) -> tuple[Config | None, tuple[Problem, ...]]:
     """The configuration, if it can be used, and everything that is wrong with it; misspelt variables too."""
-    unreadable, unknown = unreadable_authorities(environ), unknown_variables(environ)
+    unusable, unknown = unusable_environment(environ), unknown_variables(environ)
     try:
         given = read()
     except ConfigError as error:
-        return None, (*error.problems, *unreadable, *unknown)
-    if unreadable and not given.disabled:
-        return None, (*unreadable, *unknown)
+        return None, (*error.problems, *unusable, *unknown)
+    if unusable and not given.disabled:
+        return None, (*unusable, *unknown)
     return given, unknown
 
 
@@ -255,7 +255,7 @@ def _notes(each: Inspected, *, live: bool) -> list[str]:
     if look is None:
         return [f"{name}: not used, its region {each.route.region} is not among SMARTROUTE_REGIONS."]
     notes: list[str] = []
-    if look.proxy is not None:
+    if look.proxy is not None and look.failure is None:
         notes.append(
             f"{name}: the way leads through the proxy {look.proxy} (the environment's); NO_PROXY takes it out."
         )

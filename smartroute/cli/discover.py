@@ -12,7 +12,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from smartroute.cli.findings import Findings, as_env, as_json, as_table, as_toml, findings
-from smartroute.cli.options import unreadable_authorities
+from smartroute.cli.options import unusable_environment
 from smartroute.errors import ConfigError
 from smartroute.fireworks import (
     ACCOUNT_VARIABLE,
@@ -168,8 +168,8 @@ def _asked(account: str, api_url: str | None) -> tuple[Deployment, ...]:
         (key,) = read_keys([key])
     except ConfigError as error:
         _fail(f"{GLOBAL_KEY_VARIABLE}: {error.problems[0].problem}", error.problems[0].remedy, 2)
-    for unreadable in unreadable_authorities():
-        _fail(f"{unreadable.setting}: {unreadable.problem}", unreadable.remedy, 2)
+    for unusable in unusable_environment():
+        _fail(f"{unusable.setting}: {unusable.problem}", unusable.remedy, 2)
     url = _api_url(api_url)
     if url != API_URL:
         print(f"Asking {url}", file=sys.stderr)

@@ -8,6 +8,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, NoReturn
 
@@ -26,11 +27,12 @@ __all__ = [
     "need_routes",
     "read_config",
     "say",
-    "unreadable_authorities",
+    "unusable_environment",
     "warn_of_unknown",
 ]
 
 AUTHORITIES = "SSL_CERT_FILE"
+PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy")
 
 ConfigFile = Annotated[
     Path | None, typer.Option("--config", metavar="FILE", help="The TOML file, in place of SMARTROUTE_CONFIG.")
@@ -78,19 +80,29 @@ def warn_of_unknown(environ: Mapping[str, str] = os.environ) -> None:
         say(f"ignored: {problem}")
 
 
-def unreadable_authorities(environ: Mapping[str, str] = os.environ) -> tuple[Problem, ...]:
-    """What is wrong with the file of authorities that the environment names: no HTTP client can be made then."""
-    if not (file := environ.get(AUTHORITIES)):
-        return ()
-    import ssl  # noqa: PLC0415 - seldom needed
+def unusable_environment(environ: Mapping[str, str] = os.environ) -> tuple[Problem, ...]:
+    """What the environment says to HTTP clients and cannot be used: the library's could not be made."""
+    found: list[Problem] = []
+    if file := environ.get(AUTHORITIES):
+        import ssl  # noqa: PLC0415 - seldom needed
 
-    try:
-        ssl.create_default_context(cafile=file)
-    except OSError as error:
-        unread = f"the file cannot be read ({error.strerror})"
-        problem = "the file has no certificate that can be read" if isinstance(error, ssl.SSLError) else unread
-        return (Problem(AUTHORITIES, problem, "name a readable PEM file of authorities, or unset it"),)
-    return ()
+        try:
+            ssl.create_default_context(cafile=file)
+        except OSError as error:
+            unread = f"the file cannot be read ({error.strerror})"
+            problem = "the file has no certificate that can be read" if isinstance(error, ssl.SSLError) else unread
+            found.append(Problem(AUTHORITIES, problem, "name a readable PEM file of authorities, or unset it"))
+    for name in PROXIES:
+        scheme, separator, _ = environ.get(name, "").lower().partition("://")
+        if not separator or scheme in ("http", "https"):
+            continue
+        if scheme not in ("socks5", "socks5h"):
+            problem = f"a proxy cannot be spoken to by {scheme}" if scheme.isalnum() else "this is no URL of a proxy"
+            found.append(Problem(name, problem, "write http://host:port, or unset it"))
+        elif find_spec("socksio") is None:
+            problem = "a SOCKS proxy needs the package socksio, which is missing"
+            found.append(Problem(name, problem, "pip install socksio, or unset it"))
+    return tuple(found)
 
 
 def need_routes(config: Config) -> None:
@@ -99,7 +111,7 @@ def need_routes(config: Config) -> None:
         fail(f"smartroute is switched off ({PREFIX}DISABLED): requests pass through; unset it to go on")
     if not config.routes:
         fail(f"no routes are configured; set {PREFIX}ROUTES, or name a file with --config")
-    if problems := unreadable_authorities():
+    if problems := unusable_environment():
         raise ConfigError(problems)
 
 

@@ -94,7 +94,7 @@ def of_look(look: Look, config: Config, environ: Mapping[str, str], wall: float)
             found.append(Trouble(route.name, "certificate", problem, remedy, severe=False))
     if look.failure is not None:
         problem, remedy = _of_failure(look, look.failure)
-        if route.kind is Kind.GLOBAL and look.step in ("dns", "connect"):
+        if route.kind is Kind.GLOBAL and look.step in ("dns", "connect") and look.proxy is None:
             remedy += f"; or set {PREFIX}GLOBAL_URL=off, if there is to be no fallback"
         found.append(Trouble(route.name, look.step, problem, remedy))
     refused = [answer for answer in look.answers if answer.refuses_key]
@@ -144,10 +144,15 @@ def _of_failure(look: Look, failure: Failure) -> tuple[str, str]:
     port = url.port or (80 if plain else 443)
     place = f"{host}:{port}"
     if look.proxy is not None and failure is not Failure.CERTIFICATE:
-        return (
-            f"it was not reached through the proxy {look.proxy} ({look.detail})",
-            f"allow {place} there, or name the host in NO_PROXY if it can be reached directly",
-        )
+        directly = "or name the host in NO_PROXY if it can be reached directly"
+        if look.step in ("dns", "connect"):
+            variable = f"{url.scheme.upper()}_PROXY (or ALL_PROXY)"
+            return (
+                f"the proxy {look.proxy} is not reached ({look.detail})",
+                f"see whether it is up, and the one that {variable} should name; {directly}",
+            )
+        why = f" ({look.detail})" if look.detail != failure else ""
+        return f"it was not reached through the proxy {look.proxy}{why}", f"allow {place} there, {directly}"
     match failure:
         case Failure.DNS:
             return f"the name {host} was not found ({look.detail})", _of_name(look.route, host)

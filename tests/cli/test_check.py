@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -248,8 +249,11 @@ def test_a_proxy_in_the_way(proxy: Proxy, near: Region, monkeypatch: pytest.Monk
     monkeypatch.setenv("HTTP_PROXY", f"http://fake-user:fake-password@{HOST}:{free_port()}")
     step, said = the_trouble(look_at(near))
     assert step == "connect"
-    assert "through the proxy" in said
+    assert "the proxy http://127.0.0.1:" in said
+    assert "is not reached (Connection refused)" in said
+    assert "HTTP_PROXY" in said
     assert "NO_PROXY" in said
+    assert "allow" not in said  # nobody is there who could
     assert "fake-password" not in said
 
 
@@ -312,6 +316,7 @@ def test_a_tunnel_through_a_proxy(authority: trustme.CA, trusted: str, monkeypat
             monkeypatch.setenv("HTTPS_PROXY", url)
             _, said = the_trouble(look_at(near))
     assert "through the proxy" in said
+    assert "(connect)" not in said
     assert "allow 127.0.0.1:" in said
 
 
@@ -663,6 +668,29 @@ def test_authorities_that_cannot_be_read(
     assert ("has no certificate" if there else "No such file or directory") in said
     assert "SSL_CERT_FILE" in said
     assert "name a readable PEM file" in said
+
+
+@pytest.mark.parametrize(
+    ("proxy", "problem"),
+    [("ftp://fake-user:fake-password@proxy.example", "ftp"), ("socks5://proxy.example", "socksio")],
+)
+def test_a_proxy_of_another_kind(near: Region, globe: Region, proxy: str, problem: str) -> None:
+    if problem == "socksio" and find_spec("socksio"):
+        pytest.skip("it is installed")
+    done = run("check", **variables(near, globe, ALL_PROXY=proxy))
+    assert done.status == 2
+    assert "ALL_PROXY: " in done.output
+    assert problem in done.output
+    assert "fake-password" not in done.output
+
+
+def test_of_a_proxy_that_is_in_the_way_is_told_once(near: Region, globe: Region, proxy: Proxy) -> None:
+    told = "the way leads through the proxy"
+    assert run("check", **variables(near, globe, HTTP_PROXY=proxy.url)).output.count(told) == 2  # the endpoints
+    done = run("check", **variables(near, globe, HTTP_PROXY=f"http://{HOST}:{free_port()}"))
+    assert done.status == 1
+    assert told not in done.output
+    assert done.output.count("the proxy") == 2
 
 
 def test_authorities_that_cannot_be_read_are_in_the_json(near: Region, globe: Region) -> None:
