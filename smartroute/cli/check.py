@@ -172,6 +172,12 @@ def inspect(
         further = remedies.of_completion(completion, looks[name], config, environ)
         if completion.good:  # whatever the probe's path was answered, the endpoint serves
             found[name] = [replace(each, severe=each.severe and each.step != "request") for each in found[name]]
+        elif (answer := looks[name].answer) is not None and completion.status in (None, answer.status):  # say it once
+            said = remedies.of_answer(looks[name])
+            if any(each.severe for each in said):
+                continue
+            if completion.status is not None:
+                found[name] = [each for each in found[name] if each not in said]
         found[name] += [each for each in further if each.problem not in {other.problem for other in found[name]}]
     return tuple(
         Inspected(route, looks.get(route.name), completions.get(route.name), tuple(found.get(route.name, ())))
@@ -246,7 +252,7 @@ def _first_token(completion: "Completion") -> str:
 def _certificate(look: "Look") -> str:
     if look.certificate is None:
         return ""
-    return f"{look.certificate.issuer}, {(look.certificate.ends - time.time()) / DAY:.0f} days"
+    return f"{look.certificate.issuer}, {_count(int((look.certificate.ends - time.time()) / DAY), 'day')}"
 
 
 def _notes(each: Inspected, *, live: bool) -> list[str]:

@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from datetime import UTC, datetime, timedelta
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -165,6 +166,48 @@ def test_a_certificate_that_is_not_accepted(
     assert step == "tls"
     assert problem in said
     assert remedy in said.partition("Remedy")[2]
+
+
+@pytest.mark.parametrize(
+    ("kind", "own", "problem", "remedy"),
+    [
+        ("another name", {"server_name": "llm.vendor.example"}, "than llm.vendor.example", "correct server_name"),
+        ("unknown issuer", {"ca_file": "trusted"}, "not in its ca_file", "ca_file"),
+    ],
+)
+def test_of_a_setting_that_is_there_nobody_is_told_to_make_it(
+    authority: trustme.CA, trusted: str, kind: str, own: dict[str, str], problem: str, remedy: str
+) -> None:
+    own = {name: trusted if value == "trusted" else value for name, value in own.items()}
+    with secured(bad_certificate(kind, authority), "near") as near:
+        route = Route(near.url, name="near", api_key=DIRECT, **own)  # type: ignore[arg-type]
+        (found,) = inspect(Config([route], global_url=None), {})
+    _, said = the_trouble(found)
+    assert problem in said
+    assert remedy in said
+    assert "SSL_CERT_FILE" not in said
+    assert "set server_name" not in said
+
+
+def test_a_client_certificate_that_is_not_accepted(authority: trustme.CA, trusted: str, tmp_path: Path) -> None:
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    authority.configure_trust(context)
+    context.verify_mode = ssl.CERT_REQUIRED
+    path = tmp_path / "client.pem"
+    trustme.CA().issue_cert("client@example.org").private_key_and_cert_chain_pem.write_to_path(f"{path}")
+    authority.issue_cert(HOST).configure_cert(context)
+    with Region("near", tls=context) as near:
+        route = Route(near.url, name="near", api_key=DIRECT, client_cert=f"{path}")
+        (found,) = inspect(Config([route], global_url=None), {})
+    assert "accept" in the_trouble(found)[1].partition("Remedy")[2]
+
+
+def test_of_the_days_that_are_left_those_that_are_whole(authority: trustme.CA, trusted: str) -> None:
+    now = datetime.now(UTC)
+    certificate = authority.issue_cert(HOST, not_before=now - timedelta(9), not_after=now + timedelta(1.9))
+    with secured(certificate, "near", api_keys=[DIRECT]) as near, Region("global") as globe:
+        done = run("check", **variables(near, globe, SSL_CERT_FILE=trusted))
+    assert ", 1 day  " in done.output
 
 
 def test_a_certificate_that_expires_soon_is_a_warning(authority: trustme.CA, trusted: str) -> None:
@@ -562,6 +605,41 @@ def test_a_token_does_not_come(near: Region, fault: Status | Reset, expected: st
     step, said = the_trouble(look_at(near, live=True, model=MODEL))
     assert step in ("live", "request")
     assert expected in said
+
+
+@pytest.mark.parametrize(
+    ("fault", "expected"),
+    [
+        (Status(503), "it is not well (status 503"),
+        (Status(200, {"content-type": "text/html"}, b"<html>"), "login page"),
+        (Status(302, {"location": "https://login.example/"}), "it redirects to https://login.example"),
+        (Status(429), "too busy for one more request"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_what_probe_and_completion_say_alike_is_told_once(near: Region, fault: Status, expected: str) -> None:
+    near.set(fault)
+    assert expected in the_trouble(look_at(near, live=True, model=MODEL))[1]
+
+
+def test_a_base_path_that_is_not_there_is_no_missing_model(near: Region) -> None:
+    _, said = the_trouble(look_at(near.url.replace("/v1", "/v2"), live=True, model=MODEL))
+    assert "status 404" in said
+    assert "no model" not in said
+    assert "check the path of its base URL" in said
+
+
+@pytest.mark.parametrize(
+    ("fault", "remedy"),
+    [
+        (Status(200, {"content-type": "text/html"}, b"<html>", only="post"), "login page"),
+        (Status(302, {"location": "https://login.example/"}, only="post"), "the URL that it leads to"),
+    ],
+    ids=["login page", "redirect"],
+)
+def test_something_else_instead_of_a_completion(near: Region, fault: Status, remedy: str) -> None:
+    near.set(fault)
+    assert remedy in the_trouble(look_at(near, live=True, model=MODEL))[1]
 
 
 def test_an_endpoint_that_serves_need_not_list_its_models(near: Region) -> None:
