@@ -200,7 +200,9 @@ def _print(
         columns = ["endpoint", "region", "DNS", "connect", "TLS", "certificate", "answer", "round trip"]
         columns += ["first token"] if live else []
         rows = [_row(each, live=live) for each in found]
-        screen.table([*columns, ""], rows, right=("DNS", "connect", "TLS", "round trip", "first token"))
+        screen.table(
+            [*columns, ""], rows, right=("DNS", "connect", "TLS", "round trip", "first token"), wrap=("certificate",)
+        )
         screen.line()
     for problem in problems:
         screen.line(f"{problem}", "red")

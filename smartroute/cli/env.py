@@ -69,7 +69,11 @@ def env(*, config: ConfigFile = None, no_color: NoColor = False, as_json: AsJson
         )
     else:
         screen = Screen(no_color=no_color)
-        screen.table(("setting", "value", "from"), [(each.setting, each.value, each.source) for each in values])
+        screen.table(
+            ("setting", "value", "from"),
+            [(each.setting, each.value, each.source) for each in values],
+            wrap=("value", "from"),
+        )
         for route in routes:
             screen.line()
             screen.line(f"route {route.name}", "bold")

@@ -201,7 +201,7 @@ def _print(screen: Screen, found: Explanation, conversation: str | None) -> None
             ]
         )
     columns = ["", "endpoint", "region", "score", "round trip", "service", "load", "state", "why"]
-    screen.table(columns, rows, right=("", "score", "round trip", "service", "load"))
+    screen.table(columns, rows, right=("", "score", "round trip", "service", "load"), wrap=("why",))
     screen.line()
     for each in found.endpoints:
         if each.note:
