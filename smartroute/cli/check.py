@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from smartroute.cli.options import AsJson, ConfigFile, NoColor, read_config, unusable_environment
+from smartroute.cli.options import SWITCHED_OFF, AsJson, ConfigFile, NoColor, read_config, say, unusable_environment
 from smartroute.cli.output import Screen, milliseconds, print_json, progress, redacted, rounded
 from smartroute.config import Config, unknown_variables
 from smartroute.errors import ConfigError, Problem
@@ -78,6 +78,8 @@ def check(
     if given is not None and not given.disabled:
         if live and model is None and not any(model_for(route, given, None) for route in endpoints_of(given)):
             raise typer.BadParameter("no model is configured; say which: --live --model NAME", param_hint="--live")
+        if live and model and given.routes and not any(route.serves(model) for route in given.routes):
+            say(f"no route serves the model {model}: requests for it pass through; add it to SMARTROUTE_MODEL")
         total = len(endpoints_of(given)) * (2 if live else 1)
         with progress("checking", total, no_color=no_color) as step:
             found = inspect(given, os.environ, live=live, model=model, limit=limit, done=step)
@@ -210,7 +212,7 @@ def _print(
         screen.line(f"The configuration cannot be used: {_count(len(problems), 'problem')}.", "bold red")
         return
     if config.disabled:
-        screen.line("smartroute is switched off (SMARTROUTE_DISABLED): every request passes through as it is.")
+        screen.line(f"{SWITCHED_OFF}: every request passes through as it is.")
         return
     if not config.routes:
         screen.line("No routes are configured: every request passes through as it is. Set SMARTROUTE_ROUTES.", "yellow")

@@ -140,6 +140,7 @@ def explanation_of(
     """
     from smartroute.cli.measure import Meter, in_parallel, served, why  # noqa: PLC0415 - see `options`
 
+    path = f"/{path.lstrip('/')}"
     asked = model or next((name for route in config.routes if (name := model_for(route, config, None))), None)
     router, meter = Router(config), Meter(config, limit=limit)
     try:

@@ -14,11 +14,12 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from smartroute.config import Config, unknown_variables
+from smartroute.config import Config, unknown_variables, written
 from smartroute.errors import ConfigError, Problem
 from smartroute.settings import PREFIX
 
 __all__ = [
+    "SWITCHED_OFF",
     "AsJson",
     "ConfigFile",
     "NoColor",
@@ -31,6 +32,7 @@ __all__ = [
     "warn_of_unknown",
 ]
 
+SWITCHED_OFF = f"smartroute is switched off ({PREFIX}DISABLED, or disabled in its file)"
 AUTHORITIES = "SSL_CERT_FILE"
 PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy")
 
@@ -68,10 +70,17 @@ def guarded(command: Callable[..., None]) -> Callable[..., None]:
 def read_config(path: Path | None, environ: Mapping[str, str] = os.environ) -> Config:
     """The configuration of the environment and of the file named by `--config`, or else by `SMARTROUTE_CONFIG`.
 
+    Says so if the environment's routes replace the file's.
+
     Raises:
         ConfigError: with everything that is wrong with it.
     """
-    return Config.from_env(environ) if path is None else Config.from_toml(path, environ)
+    given = Config.from_env(environ) if path is None else Config.from_toml(path, environ)
+    file = path or environ.get(f"{PREFIX}CONFIG", "").strip()
+    replaced = file and environ.get(f"{PREFIX}ROUTES", "").strip() and not given.disabled
+    if replaced and not {"route", "routes"}.isdisjoint(written({}, file)):
+        say(f"the routes of {file} are not used: {PREFIX}ROUTES is set, and wins; unset it to use them")
+    return given
 
 
 def warn_of_unknown(environ: Mapping[str, str] = os.environ) -> None:
@@ -108,7 +117,7 @@ def unusable_environment(environ: Mapping[str, str] = os.environ) -> tuple[Probl
 def need_routes(config: Config) -> None:
     """Stop where there is nothing to measure, or no way to do it."""
     if config.disabled:
-        fail(f"smartroute is switched off ({PREFIX}DISABLED): requests pass through; unset it to go on")
+        fail(f"{SWITCHED_OFF}: requests pass through; take it out to go on")
     if not config.routes:
         fail(f"no routes are configured; set {PREFIX}ROUTES, or name a file with --config")
     if problems := unusable_environment():

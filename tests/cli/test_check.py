@@ -815,6 +815,27 @@ def test_a_file_of_ones_own(near: Region, globe: Region, tmp_path: Path) -> None
     assert [each["name"] for each in done.json()["endpoints"]] == ["filed"]
 
 
+@pytest.mark.parametrize("command", ["check", "env", "probe"])
+def test_routes_of_a_file_that_the_environment_replaces(
+    command: str, near: Region, globe: Region, tmp_path: Path
+) -> None:
+    path = tmp_path / "other.toml"
+    path.write_text(f'[[route]]\naddress = "{globe.url}"\nname = "filed"\n')
+    done = run(command, "--config", f"{path}", **variables(near, globe))
+    assert "other.toml are not used: SMARTROUTE_ROUTES" in done.errors
+    assert "filed" not in done.output
+    without = {name: value for name, value in variables(near, globe).items() if name != "SMARTROUTE_ROUTES"}
+    assert "not used" not in run("env", "--config", f"{path}", **without).errors
+    assert "not used" not in run("env", **variables(near, globe)).errors
+    assert "not used" not in run("env", "--config", f"{path}", **variables(near, globe, SMARTROUTE_DISABLED="1")).errors
+
+
+def test_a_model_that_no_route_serves(near: Region, globe: Region) -> None:
+    environ = variables(near, globe, SMARTROUTE_MODEL=f"mine={MODEL}")
+    assert "no route serves the model theirs" in run("check", "--live", "--model", "theirs", **environ).errors
+    assert not run("check", "--live", "--model", "mine", **environ).errors
+
+
 def read_all(terminal: int) -> str:
     """What a terminal showed until it was closed."""
     said = b""
