@@ -212,7 +212,7 @@ def _print(
         screen.line(f"The configuration cannot be used: {_count(len(problems), 'problem')}.", "bold red")
         return
     if config.disabled:
-        screen.line(f"{SWITCHED_OFF}: every request passes through as it is.")
+        screen.line(f"smartroute is {SWITCHED_OFF}: every request passes through as it is.")
         return
     if not config.routes:
         screen.line("No routes are configured: every request passes through as it is. Set SMARTROUTE_ROUTES.", "yellow")

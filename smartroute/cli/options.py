@@ -32,7 +32,7 @@ __all__ = [
     "warn_of_unknown",
 ]
 
-SWITCHED_OFF = f"smartroute is switched off ({PREFIX}DISABLED, or disabled in its file)"
+SWITCHED_OFF = f"switched off ({PREFIX}DISABLED, or disabled in its file)"
 AUTHORITIES = "SSL_CERT_FILE"
 PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy")
 
