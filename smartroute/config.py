@@ -483,7 +483,8 @@ def _route(item: object) -> Route:
         for key in sorted(set(table) - set(_IN_TABLE)):
             checks.add("", f"there is no setting {key!r} of a route", _near(key, _IN_TABLE) or "remove it")
         checks.finish()
-        address = table.pop("address", "")
+        if not (address := table.pop("address", "")):
+            raise refusal("there is no address", "write a handle, or a URL (https://host/v1), as its address")
         route = Route(cast("str", address), **cast("_Table", cast("object", table)))
     else:
         raise refusal("is neither a route, a handle nor a URL", "write a handle, a URL or a [[route]] table")

@@ -279,7 +279,7 @@ def read_page(document: object) -> tuple[tuple[Deployment, ...], str | None]:
 
 
 def read_text(text: str) -> tuple[Deployment, ...]:
-    """The deployments in what `firectl get deployment ID` prints, or several of them one after another.
+    """The deployments in what `firectl deployment get ID` prints, or several of them one after another.
 
     It is `Name: value` by line, with what belongs to a name indented below it. Lines of other forms are
     passed over.

@@ -245,7 +245,7 @@ def _quarantined(event: Quarantined) -> str:
     wrong_model = event.model is not None
     what = f"model not found: {event.sent!r}, asked for as {event.model!r}" if wrong_model else "key refused"
     remedy = (
-        "correct this route's model, or SMARTROUTE_MODEL"
+        "correct this route's model, or SMARTROUTE_MODEL; or the path of its URL"
         if wrong_model
         else f"set the route's own key in {key_variable(event.route.name)}, or in SMARTROUTE_API_KEY if it is every "
         "route's (the global endpoint's key is another one)"

@@ -56,6 +56,7 @@ D = TypeVar("D")
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _REGION = re.compile(r"[A-Z0-9][A-Z0-9_]*")
+_QUOTES = "\"'"
 _KEY = re.compile(r"[\x21-\x7e]+")  # what may stand in a header after "Bearer "
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _HEADER_VALUE = re.compile(r"[!-~]+( +[!-~]+)*")
@@ -336,6 +337,8 @@ def read_keys(value: object) -> tuple[str, ...]:
     for key in cast("Sequence[object]", keys):
         if not isinstance(key, str) or not _KEY.fullmatch(key.strip()):
             raise refusal("a key is empty or has a character that cannot stand in a header", remedy)
+        if key.strip()[0] in _QUOTES:  # as `docker run --env-file` keeps them
+            raise refusal("a key has quotes around it", remedy)
         found.append(key.strip())
     return tuple(dict.fromkeys(found))
 

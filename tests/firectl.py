@@ -9,7 +9,7 @@ __all__ = ["as_json", "as_text"]
 
 
 def as_text(deployment: Mapping[str, object]) -> str:
-    """`firectl get deployment`: names in words, what belongs to a name indented below it."""
+    """`firectl deployment get`: names in words, what belongs to a name indented below it."""
     return "\n".join(_lines(deployment, "")) + "\n"
 
 
@@ -32,5 +32,5 @@ def _snake(document: object) -> object:
 
 
 def as_json(*deployments: Mapping[str, object]) -> str:
-    """A list of them, as `firectl list deployments -o json` prints it."""
+    """A list of them, as `firectl deployment list -o json` prints it."""
     return json.dumps(_snake(list(deployments)), indent=2)

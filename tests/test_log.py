@@ -147,7 +147,7 @@ def test_a_refused_key_and_a_refused_model_name_their_remedy(diary: Diary) -> No
     assert key.startswith("Route tokyo: key refused (status 401)")
     assert "Remedy: set the route's own key in SMARTROUTE_API_KEY_TOKYO" in key
     assert model.startswith("Route iowa: model not found: 'typo', asked for as 'llama' (status 404)")
-    assert "Remedy: correct this route's model, or SMARTROUTE_MODEL." in model
+    assert "Remedy: correct this route's model, or SMARTROUTE_MODEL; or the path of its URL." in model
     assert vars(diary.records[0])["smartroute.endpoint.name"] == "tokyo"
     assert vars(diary.records[0])["http.response.status_code"] == 401
 

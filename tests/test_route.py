@@ -140,6 +140,8 @@ def test_plain_http_in_public(host: str) -> None:
         ({"api_key": "a b"}, "api_key=", "without quotes or spaces"),
         ({"api_key": "a\nb"}, "api_key=", "cannot stand in a header"),
         ({"api_key": "schlüssel"}, "api_key=", "cannot stand in a header"),
+        ({"api_key": '"fake-key"'}, "api_key=", "quotes around it"),
+        ({"api_key": ["fake-key", " 'other' "]}, "api_key=", "quotes around it"),
         ({"api_key": [5]}, "api_key=", "empty"),
         ({"api_key": 5}, "api_key=", "neither a key nor a list"),
         ({"model": ""}, "model=", "model name"),

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from smartroute.cli.options import AsJson, ConfigFile, NoColor, read_config
+from smartroute.cli.options import SWITCHED_OFF, AsJson, ConfigFile, NoColor, read_config, say, unusable_environment
 from smartroute.cli.output import Screen, milliseconds, print_json, progress, redacted, rounded
 from smartroute.config import Config, unknown_variables
 from smartroute.errors import ConfigError, Problem
@@ -79,6 +79,8 @@ def check(
     if given is not None and not given.disabled:
         if live and model is None and not any(model_for(route, given, None) for route in endpoints_of(given)):
             raise typer.BadParameter("no model is configured; say which: --live --model NAME", param_hint="--live")
+        if live and model and given.routes and not any(route.serves(model) for route in given.routes):
+            say(f"no route serves the model {model}: requests for it pass through; add it to SMARTROUTE_MODEL")
         total = len(endpoints_of(given)) * (2 if live else 1)
         with progress("checking", total, no_color=no_color) as step:
             found = inspect(given, os.environ, live=live, model=model, limit=limit, done=step)
@@ -93,11 +95,14 @@ def check(
 
 def problems_of(read: Callable[[], Config], environ: Mapping[str, str]) -> tuple[Config | None, tuple[Problem, ...]]:
     """The configuration, if it can be used, and everything that is wrong with it; misspelt variables too."""
-    unknown = unknown_variables(environ)
+    unusable, unknown = unusable_environment(environ), unknown_variables(environ)
     try:
-        return read(), unknown
+        given = read()
     except ConfigError as error:
-        return None, (*error.problems, *unknown)
+        return None, (*error.problems, *unusable, *unknown)
+    if unusable and not given.disabled:
+        return None, (*unusable, *unknown)
+    return given, unknown
 
 
 def model_for(route: Route, config: Config, asked: str | None) -> str | None:
@@ -171,6 +176,12 @@ def inspect(
         further = remedies.of_completion(completion, looks[name], config, environ)
         if completion.good:  # whatever the probe's path was answered, the endpoint serves
             found[name] = [replace(each, severe=each.severe and each.step != "request") for each in found[name]]
+        elif (answer := looks[name].answer) is not None and completion.status in (None, answer.status):  # say it once
+            said = remedies.of_answer(looks[name])
+            if any(each.severe for each in said):
+                continue
+            if completion.status is not None:
+                found[name] = [each for each in found[name] if each not in said]
         found[name] += [each for each in further if each.problem not in {other.problem for other in found[name]}]
     return tuple(
         Inspected(route, looks.get(route.name), completions.get(route.name), tuple(found.get(route.name, ())))
@@ -193,7 +204,9 @@ def _print(
         columns = ["endpoint", "region", "DNS", "connect", "TLS", "certificate", "answer", "round trip"]
         columns += ["first token"] if live else []
         rows = [_row(each, live=live) for each in found]
-        screen.table([*columns, ""], rows, right=("DNS", "connect", "TLS", "round trip", "first token"))
+        screen.table(
+            [*columns, ""], rows, right=("DNS", "connect", "TLS", "round trip", "first token"), wrap=("certificate",)
+        )
         screen.line()
     for problem in problems:
         screen.line(f"{problem}", "red")
@@ -201,7 +214,7 @@ def _print(
         screen.line(f"The configuration cannot be used: {_count(len(problems), 'problem')}.", "bold red")
         return
     if config.disabled:
-        screen.line("smartroute is switched off (SMARTROUTE_DISABLED): every request passes through as it is.")
+        screen.line(f"smartroute is {SWITCHED_OFF}: every request passes through as it is.")
         return
     if not config.routes:
         screen.line("No routes are configured: every request passes through as it is. Set SMARTROUTE_ROUTES.", "yellow")
@@ -245,7 +258,7 @@ def _first_token(completion: "Completion") -> str:
 def _certificate(look: "Look") -> str:
     if look.certificate is None:
         return ""
-    return f"{look.certificate.issuer}, {(look.certificate.ends - time.time()) / DAY:.0f} days"
+    return f"{look.certificate.issuer}, {_count(int((look.certificate.ends - time.time()) / DAY), 'day')}"
 
 
 def _notes(each: Inspected, *, live: bool) -> list[str]:
@@ -254,7 +267,7 @@ def _notes(each: Inspected, *, live: bool) -> list[str]:
     if look is None:
         return [f"{name}: not used, its region {each.route.region} is not among SMARTROUTE_REGIONS."]
     notes: list[str] = []
-    if look.proxy is not None:
+    if look.proxy is not None and look.failure is None:
         notes.append(
             f"{name}: the way leads through the proxy {look.proxy} (the environment's); NO_PROXY takes it out."
         )

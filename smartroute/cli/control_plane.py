@@ -22,7 +22,7 @@ LONGEST_WAIT = 30.0
 """Seconds that a person waits for the control plane; who is asked to wait longer is told so instead."""
 MOST_PAGES = 50
 TIMEOUT = httpx2.Timeout(30.0, connect=10.0)
-PASTE = "or paste what firectl prints: firectl get deployment ID | smartroute discover -"
+PASTE = "or paste what firectl prints: firectl deployment get ID | smartroute discover -"
 
 
 class ControlPlaneError(Exception):
@@ -166,7 +166,7 @@ class _Asking:
             case 401:
                 return ControlPlaneError(
                     f"the key in {GLOBAL_KEY_VARIABLE} is not accepted (401)",
-                    "use a key of the console (app.fireworks.ai, or firectl create api-key): "
+                    "use a key of the console (app.fireworks.ai, or firectl api-key create): "
                     "a direct route's key does not open the control plane",
                     usage=True,
                 )

@@ -12,6 +12,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from smartroute.cli.findings import Findings, as_env, as_json, as_table, as_toml, findings
+from smartroute.cli.options import unusable_environment
 from smartroute.errors import ConfigError
 from smartroute.fireworks import (
     ACCOUNT_VARIABLE,
@@ -74,7 +75,7 @@ def discover(
     smartroute discover --write smartroute.toml         into a file, for SMARTROUTE_CONFIG
     smartroute discover --model llama-v3p1-8b-instruct  one of several models
     smartroute discover --json | jq .routes             for a program
-    firectl get deployment abcd1234 | smartroute discover -
+    firectl deployment get abcd1234 | smartroute discover -
 
     Exit code: 0 if there are routes, 1 if there are none or the vendor does not answer, 2 for wrong
     usage, account or key.
@@ -135,7 +136,7 @@ def _piped() -> tuple[Deployment, ...]:
     except (ValueError, RecursionError):
         _fail(
             "there is no deployment in what was piped in",
-            "pipe in firectl get deployment ID, or firectl list deployments -o json",
+            "pipe in firectl deployment get ID, or firectl deployment list -o json",
             2,
         )
 
@@ -167,6 +168,8 @@ def _asked(account: str, api_url: str | None) -> tuple[Deployment, ...]:
         (key,) = read_keys([key])
     except ConfigError as error:
         _fail(f"{GLOBAL_KEY_VARIABLE}: {error.problems[0].problem}", error.problems[0].remedy, 2)
+    for unusable in unusable_environment():
+        _fail(f"{unusable.setting}: {unusable.problem}", unusable.remedy, 2)
     url = _api_url(api_url)
     if url != API_URL:
         print(f"Asking {url}", file=sys.stderr)

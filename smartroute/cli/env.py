@@ -6,7 +6,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from smartroute.cli.options import AsJson, ConfigFile, NoColor, read_config, say, warn_of_unknown
+from smartroute.cli.options import SWITCHED_OFF, AsJson, ConfigFile, NoColor, read_config, say, warn_of_unknown
 from smartroute.cli.output import Screen, print_json, redacted, redacted_keys
 from smartroute.config import Config, unknown_variables, written
 from smartroute.errors import ConfigError
@@ -69,13 +69,17 @@ def env(*, config: ConfigFile = None, no_color: NoColor = False, as_json: AsJson
         )
     else:
         screen = Screen(no_color=no_color)
-        screen.table(("setting", "value", "from"), [(each.setting, each.value, each.source) for each in values])
+        screen.table(
+            ("setting", "value", "from"),
+            [(each.setting, each.value, each.source) for each in values],
+            wrap=("value", "from"),
+        )
         for route in routes:
             screen.line()
             screen.line(f"route {route.name}", "bold")
             screen.table(("", ""), _lines(route), indent=2, header=False)
     if given.disabled:
-        say("SMARTROUTE_DISABLED is on: every request passes through, and nothing else was read")
+        say(f"{SWITCHED_OFF}: every request passes through, and nothing else was read")
     warn_of_unknown()
 
 

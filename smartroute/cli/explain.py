@@ -140,6 +140,7 @@ def explanation_of(
     """
     from smartroute.cli.measure import Meter, in_parallel, served, why  # noqa: PLC0415 - see `options`
 
+    path = f"/{path.lstrip('/')}"
     asked = model or next((name for route in config.routes if (name := model_for(route, config, None))), None)
     router, meter = Router(config), Meter(config, limit=limit)
     try:
@@ -198,7 +199,7 @@ def _print(screen: Screen, found: Explanation, conversation: str | None) -> None
             ]
         )
     columns = ["", "endpoint", "region", "score", "round trip", "service", "load", "state", "why"]
-    screen.table(columns, rows, right=("", "score", "round trip", "service", "load"))
+    screen.table(columns, rows, right=("", "score", "round trip", "service", "load"), wrap=("why",))
     screen.line()
     for each in found.endpoints:
         if each.note:

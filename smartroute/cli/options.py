@@ -8,16 +8,33 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, NoReturn
 
 import typer
 
-from smartroute.config import Config, unknown_variables
+from smartroute.config import Config, unknown_variables, written
 from smartroute.errors import ConfigError, Problem
 from smartroute.settings import PREFIX
 
-__all__ = ["AsJson", "ConfigFile", "NoColor", "fail", "guarded", "need_routes", "read_config", "say", "warn_of_unknown"]
+__all__ = [
+    "SWITCHED_OFF",
+    "AsJson",
+    "ConfigFile",
+    "NoColor",
+    "fail",
+    "guarded",
+    "need_routes",
+    "read_config",
+    "say",
+    "unusable_environment",
+    "warn_of_unknown",
+]
+
+SWITCHED_OFF = f"switched off ({PREFIX}DISABLED, or disabled in its file)"
+AUTHORITIES = "SSL_CERT_FILE"
+PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy")
 
 ConfigFile = Annotated[
     Path | None, typer.Option("--config", metavar="FILE", help="The TOML file, in place of SMARTROUTE_CONFIG.")
@@ -53,10 +70,17 @@ def guarded(command: Callable[..., None]) -> Callable[..., None]:
 def read_config(path: Path | None, environ: Mapping[str, str] = os.environ) -> Config:
     """The configuration of the environment and of the file named by `--config`, or else by `SMARTROUTE_CONFIG`.
 
+    Says so if the environment's routes replace the file's.
+
     Raises:
         ConfigError: with everything that is wrong with it.
     """
-    return Config.from_env(environ) if path is None else Config.from_toml(path, environ)
+    given = Config.from_env(environ) if path is None else Config.from_toml(path, environ)
+    file = path or environ.get(f"{PREFIX}CONFIG", "").strip()
+    replaced = file and environ.get(f"{PREFIX}ROUTES", "").strip() and not given.disabled
+    if replaced and not {"route", "routes"}.isdisjoint(written({}, file)):
+        say(f"the routes of {file} are not used: {PREFIX}ROUTES is set, and wins; unset it to use them")
+    return given
 
 
 def warn_of_unknown(environ: Mapping[str, str] = os.environ) -> None:
@@ -65,12 +89,39 @@ def warn_of_unknown(environ: Mapping[str, str] = os.environ) -> None:
         say(f"ignored: {problem}")
 
 
+def unusable_environment(environ: Mapping[str, str] = os.environ) -> tuple[Problem, ...]:
+    """What the environment says to HTTP clients and cannot be used: the library's could not be made."""
+    found: list[Problem] = []
+    if file := environ.get(AUTHORITIES):
+        import ssl  # noqa: PLC0415 - seldom needed
+
+        try:
+            ssl.create_default_context(cafile=file)
+        except OSError as error:
+            unread = f"the file cannot be read ({error.strerror})"
+            problem = "the file has no certificate that can be read" if isinstance(error, ssl.SSLError) else unread
+            found.append(Problem(AUTHORITIES, problem, "name a readable PEM file of authorities, or unset it"))
+    for name in PROXIES:
+        scheme, separator, _ = environ.get(name, "").lower().partition("://")
+        if not separator or scheme in ("http", "https"):
+            continue
+        if scheme not in ("socks5", "socks5h"):
+            problem = f"a proxy cannot be spoken to by {scheme}" if scheme.isalnum() else "this is no URL of a proxy"
+            found.append(Problem(name, problem, "write http://host:port, or unset it"))
+        elif find_spec("socksio") is None:
+            problem = "a SOCKS proxy needs the package socksio, which is missing"
+            found.append(Problem(name, problem, "pip install socksio, or unset it"))
+    return tuple(found)
+
+
 def need_routes(config: Config) -> None:
-    """Stop where there is nothing to measure."""
+    """Stop where there is nothing to measure, or no way to do it."""
     if config.disabled:
-        fail(f"smartroute is switched off ({PREFIX}DISABLED): requests pass through; unset it to go on")
+        fail(f"{SWITCHED_OFF}: requests pass through; take it out to go on")
     if not config.routes:
         fail(f"no routes are configured; set {PREFIX}ROUTES, or name a file with --config")
+    if problems := unusable_environment():
+        raise ConfigError(problems)
 
 
 def say(words: str | Problem) -> None:

@@ -6,8 +6,9 @@ In a pipe it is plain text: no colours, no wrapped or shortened cells, no spaces
 import json
 import os
 import sys
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
+from textwrap import wrap as fold
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -17,6 +18,9 @@ __all__ = ["Screen", "endpoint_of", "milliseconds", "print_json", "progress", "r
 
 SHORTEST_SHOWN = 12
 """Characters below which nothing of a key is shown."""
+GAP = 2
+"""Columns between those of a table."""
+UNBROKEN = "\N{NO-BREAK SPACE}"
 WIDE = 10_000
 """Columns of a pipe."""
 
@@ -85,13 +89,21 @@ class Screen:
         rows: Iterable[Sequence[str]],
         *,
         right: Iterable[str] = (),
+        wrap: Collection[str] = (),
         indent: int = 0,
         header: bool = True,
     ) -> None:
-        """A table; `right`: the columns of numbers."""
+        """A table; `right`: the columns of numbers, `wrap`: those whose words may be folded in a narrow terminal.
+
+        Where the others do not fit in, each row is a paragraph.
+        """
         from rich.padding import Padding  # noqa: PLC0415 - see `options`
 
-        table = table_of(columns, rows, right=right)
+        rows = list(rows)
+        if self.is_terminal and _narrowest(columns, rows, wrap) + indent > self.console.width:
+            self._paragraphs(columns, rows, wrap)
+            return
+        table = table_of(columns, rows, right=right, wrap=wrap)
         table.show_header = header
         if self.is_terminal:
             self.console.print(Padding(table, (0, 0, 0, indent), expand=False))
@@ -101,14 +113,48 @@ class Screen:
         for line in printed.get().splitlines():
             self.line(" " * indent + line.rstrip())
 
+    def _paragraphs(self, columns: Sequence[str], rows: Iterable[Sequence[str]], wrap: Collection[str]) -> None:
+        """What stands in the first column that has a name, and in those without one; below it the others by name."""
+        first = next((column for column in columns if column), "")
+        for row in rows:
+            cells = list(zip(columns, row, strict=True))
+            self.line("  ".join(cell for column, cell in cells if cell and column in ("", first)), "bold")
+            named = [
+                f"{column} {cell}" if column in wrap else f"{column} {cell}".replace(" ", UNBROKEN)
+                for column, cell in cells
+                if column not in ("", first) and cell not in ("", "-")
+            ]
+            for line in fold("; ".join(named), self.console.width - 3, break_long_words=False, break_on_hyphens=False):
+                self.line("   " + line.replace(UNBROKEN, " "))
 
-def table_of(columns: Sequence[str], rows: Iterable[Sequence[str]], *, right: Iterable[str] = ()) -> "Table":
-    """A table without lines, whose cells are folded rather than cut."""
+
+def _narrowest(columns: Sequence[str], rows: Sequence[Sequence[str]], wrap: Collection[str]) -> int:
+    """How many columns of a terminal a table takes at least."""
+    widths = [
+        max((len(word) for cell in cells for word in (cell.split() if column in wrap else [cell])), default=0)
+        for column, *cells in zip(columns, columns, *rows, strict=True)
+    ]
+    return sum(widths) + GAP * (len(widths) - 1)
+
+
+def table_of(
+    columns: Sequence[str],
+    rows: Iterable[Sequence[str]],
+    *,
+    right: Iterable[str] = (),
+    wrap: Collection[str] | None = None,
+) -> "Table":
+    """A table without lines, whose cells are folded rather than cut; those of `wrap` first, if it is given."""
     from rich.table import Table  # noqa: PLC0415 - see `options`
 
-    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
+    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, GAP, 0, 0))
     for column in columns:
-        table.add_column(column, overflow="fold", justify="right" if column in right else "left")
+        table.add_column(
+            column,
+            overflow="fold",
+            justify="right" if column in right else "left",
+            no_wrap=wrap is not None and column not in wrap,
+        )
     for row in rows:
         table.add_row(*row)
     return table

@@ -24,11 +24,15 @@ from smartroute.policy.outcome import Failure
 from smartroute.route import GLOBAL, Kind, Route, canonical_region
 from smartroute.settings import PREFIX, key_variable
 
-__all__ = ["EXPIRES_SOON", "Trouble", "of_completion", "of_configuration", "of_look"]
+__all__ = ["EXPIRES_SOON", "Trouble", "of_answer", "of_completion", "of_configuration", "of_look"]
 
 EXPIRES_SOON = 14
 """Days before its end at which a certificate should have been renewed."""
 DAY = 86_400.0
+LOGIN_PAGE = "see whether a login page is in the way (open the URL), and whether the base URL has its path (/v1)"
+ELSEWHERE = "write the URL that it leads to"
+NO_STREAM: Mapping[str, str] = {Failure.CONTENT_TYPE: LOGIN_PAGE, Failure.REDIRECT: ELSEWHERE}
+"""Remedies for what is no stream, and no error either."""
 MOST_NAMED = 5
 """Names that are told of those that an endpoint has: of models, or in its certificate."""
 
@@ -94,16 +98,14 @@ def of_look(look: Look, config: Config, environ: Mapping[str, str], wall: float)
             found.append(Trouble(route.name, "certificate", problem, remedy, severe=False))
     if look.failure is not None:
         problem, remedy = _of_failure(look, look.failure)
-        if route.kind is Kind.GLOBAL and look.step in ("dns", "connect"):
+        if route.kind is Kind.GLOBAL and look.step in ("dns", "connect") and look.proxy is None:
             remedy += f"; or set {PREFIX}GLOBAL_URL=off, if there is to be no fallback"
         found.append(Trouble(route.name, look.step, problem, remedy))
     refused = [answer for answer in look.answers if answer.refuses_key]
     for answer in refused:
         if (trouble := _of_key(look, answer, config, environ, alone=len(refused) == len(look.answers))) is not None:
             found.append(trouble)
-    if (best := look.answer) is not None and not best.refuses_key:
-        found += _of_answer(look, best)
-    return found
+    return found + of_answer(look)
 
 
 def of_completion(completion: Completion, look: Look, config: Config, environ: Mapping[str, str]) -> list[Trouble]:
@@ -120,6 +122,9 @@ def of_completion(completion: Completion, look: Look, config: Config, environ: M
     elif status in (401, 403):
         trouble = _of_key(look, Answer(0, status), config, environ, alone=True)
         problem, remedy = (trouble.problem, trouble.remedy) if trouble else ("it asks for a key", "give it one")
+    elif status == 404 and _is_unknown(look.answer) and "model" not in completion.code.lower():
+        problem = "it knows neither the probe's path nor that of completions (status 404)"
+        remedy = "check the path of its base URL (/v1?)"
     elif status == 404:
         named = ", ".join(look.models[:MOST_NAMED]) + (", ..." if len(look.models) > MOST_NAMED else "")
         what = remedy_for_model(model, direct=direct) or "correct the name"
@@ -133,7 +138,7 @@ def of_completion(completion: Completion, look: Look, config: Config, environ: M
         problem, remedy = f"it answered a completion with status {status}{called}", _of_status(status)
     else:
         problem = f"a completion brought no token ({completion.detail or completion.failure})"
-        remedy = "see whether its replicas are up; try again"
+        remedy = NO_STREAM.get(completion.failure or "", _of_status(500))
     return [Trouble(route.name, "live", problem, remedy)]
 
 
@@ -144,10 +149,15 @@ def _of_failure(look: Look, failure: Failure) -> tuple[str, str]:
     port = url.port or (80 if plain else 443)
     place = f"{host}:{port}"
     if look.proxy is not None and failure is not Failure.CERTIFICATE:
-        return (
-            f"it was not reached through the proxy {look.proxy} ({look.detail})",
-            f"allow {place} there, or name the host in NO_PROXY if it can be reached directly",
-        )
+        directly = "or name the host in NO_PROXY if it can be reached directly"
+        if look.step in ("dns", "connect"):
+            variable = f"{url.scheme.upper()}_PROXY (or ALL_PROXY)"
+            return (
+                f"the proxy {look.proxy} is not reached ({look.detail})",
+                f"see whether it is up, and the one that {variable} should name; {directly}",
+            )
+        why = f" ({look.detail})" if look.detail != failure else ""
+        return f"it was not reached through the proxy {look.proxy}{why}", f"allow {place} there, {directly}"
     match failure:
         case Failure.DNS:
             return f"the name {host} was not found ({look.detail})", _of_name(look.route, host)
@@ -187,11 +197,7 @@ def _of_failure(look: Look, failure: Failure) -> tuple[str, str]:
                 "write https:// if it speaks TLS on this port",
             )
         case Failure.RESET | Failure.WRITE:
-            unless = " (or asks for a client's certificate: client_cert)" if look.tls is not None else ""
-            return (
-                f"{place} closed the connection without an answer",
-                f"see whether the server, or a proxy before it, is up{unless}",
-            )
+            return f"{place} closed the connection without an answer", _of_closed(look)
         case Failure.PROTOCOL:
             return f"{place} does not speak HTTP ({look.detail})", "check the port"
         case _:
@@ -199,6 +205,13 @@ def _of_failure(look: Look, failure: Failure) -> tuple[str, str]:
                 f"the connection stands, and no answer came ({look.detail})",
                 "see whether its replicas are up, or a longer limit is needed (--limit)",
             )
+
+
+def _of_closed(look: Look) -> str:
+    up = "see whether the server, or a proxy before it, is up"
+    if look.route.client_cert:
+        return f"{up}, and accepts the certificate in client_cert"
+    return f"{up} (or asks for a client's certificate: client_cert)" if look.tls is not None else up
 
 
 def _of_name(route: Route, host: str) -> str:
@@ -216,16 +229,23 @@ def _of_certificate(look: Look, host: str) -> tuple[str, str]:
     name = look.route.server_name or host
     if look.reason in ANOTHER_NAME or "mismatch" in look.detail.lower():
         other = f"{', '.join(look.names[:MOST_NAMED])}, not for {name}" if look.names else f"another name than {name}"
-        return (
-            f"its certificate is for {other}",
-            "use the name that the certificate is for; where the address has to be another one, set server_name",
+        remedy = (
+            "correct server_name: it has to be a name that the certificate is for"
+            if look.route.server_name
+            else "use the name that the certificate is for; where the address has to be another one, set server_name"
         )
+        return f"its certificate is for {other}", remedy
     if look.reason == EXPIRED or "expired" in look.detail.lower():
         return "its certificate has expired", "have it renewed; and check this machine's clock"
     if look.reason == NOT_YET_VALID:
         return "its certificate is not valid yet", "check this machine's clock"
     if look.reason in UNKNOWN_ISSUER or "issuer" in look.detail.lower() or "self-signed" in look.detail.lower():
         by = f"the proxy {look.proxy}" if look.proxy else "a proxy that looks into TLS"
+        if look.route.ca_file:
+            return (
+                "its certificate's issuer is not in its ca_file",
+                f"put the authority that has issued it into ca_file; or see whether {by} has issued it",
+            )
         return (
             "its certificate's issuer is not known here",
             f"name the authority's file, in SSL_CERT_FILE or as the route's ca_file; or see whether {by} has issued it",
@@ -294,18 +314,23 @@ def _takes_console_keys(route: Route, config: Config) -> bool:
     return host == GLOBAL_HOST or (config.global_url is not None and host == urlsplit(config.global_url).netloc)
 
 
-def _of_answer(look: Look, answer: Answer) -> list[Trouble]:
-    """What an answer to the GET means, whose key was not refused."""
+def _is_unknown(answer: Answer | None) -> bool:
+    return answer is not None and answer.status == 404
+
+
+def of_answer(look: Look) -> list[Trouble]:
+    """What the answer to the GET means, if its key was not refused."""
+    if (answer := look.answer) is None or answer.refuses_key:
+        return []
     name, status = look.route.name, answer.status or 0
     if answer.code in WAITS:
         return [Trouble(name, "request", *_scaled_to_zero(answer.code))]
     if status == 200 and not answer.is_json:
         problem = "it answers, but not as an API does: the body is no JSON"
-        remedy = "see whether a login page is in the way (open the URL), and whether the base URL has its path (/v1)"
-        return [Trouble(name, "request", problem, remedy)]
+        return [Trouble(name, "request", problem, LOGIN_PAGE)]
     if 300 <= status < 400:
         where = f" to {answer.location}" if answer.location else ""
-        return [Trouble(name, "request", f"it redirects{where} (status {status})", "write the URL that it leads to")]
+        return [Trouble(name, "request", f"it redirects{where} (status {status})", ELSEWHERE)]
     if status == 404:
         problem = "it does not know the probe's path (status 404)"
         remedy = f"check the path of its base URL; if that is right, set {PREFIX}PROBE_PATH to a path that it has"

@@ -549,7 +549,7 @@ def describe(failure: Failure, error: BaseException) -> str:
     """A failure in words that cannot hold a secret: never an exception's own text, but what the system calls it."""
     cause = cause_of(error)
     if isinstance(cause, ssl.SSLCertVerificationError):
-        return f"{failure}: {cause.verify_message}"
+        return f"{failure}: {cause.verify_message.removesuffix('.')}"
     if failure is Failure.CLIENT_CERTIFICATE and isinstance(cause, ssl.SSLError):
         return f"{failure}: it was refused, or is missing ({words_of(cause)})"
     if failure is Failure.TLS and isinstance(cause, ssl.SSLError) and cause.reason:

@@ -11,6 +11,8 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from datetime import UTC, datetime, timedelta
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -166,6 +168,48 @@ def test_a_certificate_that_is_not_accepted(
     assert remedy in said.partition("Remedy")[2]
 
 
+@pytest.mark.parametrize(
+    ("kind", "own", "problem", "remedy"),
+    [
+        ("another name", {"server_name": "llm.vendor.example"}, "not for llm.vendor.example", "correct server_name"),
+        ("unknown issuer", {"ca_file": "trusted"}, "not in its ca_file", "ca_file"),
+    ],
+)
+def test_of_a_setting_that_is_there_nobody_is_told_to_make_it(
+    authority: trustme.CA, trusted: str, kind: str, own: dict[str, str], problem: str, remedy: str
+) -> None:
+    own = {name: trusted if value == "trusted" else value for name, value in own.items()}
+    with secured(bad_certificate(kind, authority), "near") as near:
+        route = Route(near.url, name="near", api_key=DIRECT, **own)  # type: ignore[arg-type]
+        (found,) = inspect(Config([route], global_url=None), {})
+    _, said = the_trouble(found)
+    assert problem in said
+    assert remedy in said
+    assert "SSL_CERT_FILE" not in said
+    assert "set server_name" not in said
+
+
+def test_a_client_certificate_that_is_not_accepted(authority: trustme.CA, trusted: str, tmp_path: Path) -> None:
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    authority.configure_trust(context)
+    context.verify_mode = ssl.CERT_REQUIRED
+    path = tmp_path / "client.pem"
+    trustme.CA().issue_cert("client@example.org").private_key_and_cert_chain_pem.write_to_path(f"{path}")
+    authority.issue_cert(HOST).configure_cert(context)
+    with Region("near", tls=context) as near:
+        route = Route(near.url, name="near", api_key=DIRECT, client_cert=f"{path}")
+        (found,) = inspect(Config([route], global_url=None), {})
+    assert "accept" in the_trouble(found)[1].partition("Remedy")[2]
+
+
+def test_of_the_days_that_are_left_those_that_are_whole(authority: trustme.CA, trusted: str) -> None:
+    now = datetime.now(UTC)
+    certificate = authority.issue_cert(HOST, not_before=now - timedelta(9), not_after=now + timedelta(1.9))
+    with secured(certificate, "near", api_keys=[DIRECT]) as near, Region("global") as globe:
+        done = run("check", **variables(near, globe, SSL_CERT_FILE=trusted))
+    assert ", 1 day  " in done.output
+
+
 def test_a_certificate_that_expires_soon_is_a_warning(authority: trustme.CA, trusted: str) -> None:
     with secured(bad_certificate("expires soon", authority), "near", api_keys=[DIRECT]) as near:
         found = look_at(near)
@@ -284,8 +328,11 @@ def test_a_proxy_in_the_way(proxy: Proxy, near: Region, monkeypatch: pytest.Monk
     monkeypatch.setenv("HTTP_PROXY", f"http://fake-user:fake-password@{HOST}:{free_port()}")
     step, said = the_trouble(look_at(near))
     assert step == "connect"
-    assert "through the proxy" in said
+    assert "the proxy http://127.0.0.1:" in said
+    assert "is not reached (Connection refused)" in said
+    assert "HTTP_PROXY" in said
     assert "NO_PROXY" in said
+    assert "allow" not in said  # nobody is there who could
     assert "fake-password" not in said
 
 
@@ -348,6 +395,7 @@ def test_a_tunnel_through_a_proxy(authority: trustme.CA, trusted: str, monkeypat
             monkeypatch.setenv("HTTPS_PROXY", url)
             _, said = the_trouble(look_at(near))
     assert "through the proxy" in said
+    assert "(connect)" not in said
     assert "allow 127.0.0.1:" in said
 
 
@@ -595,6 +643,41 @@ def test_a_token_does_not_come(near: Region, fault: Status | Reset, expected: st
     assert expected in said
 
 
+@pytest.mark.parametrize(
+    ("fault", "expected"),
+    [
+        (Status(503), "it is not well (status 503"),
+        (Status(200, {"content-type": "text/html"}, b"<html>"), "login page"),
+        (Status(302, {"location": "https://login.example/"}), "it redirects to https://login.example"),
+        (Status(429), "too busy for one more request"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_what_probe_and_completion_say_alike_is_told_once(near: Region, fault: Status, expected: str) -> None:
+    near.set(fault)
+    assert expected in the_trouble(look_at(near, live=True, model=MODEL))[1]
+
+
+def test_a_base_path_that_is_not_there_is_no_missing_model(near: Region) -> None:
+    _, said = the_trouble(look_at(near.url.replace("/v1", "/v2"), live=True, model=MODEL))
+    assert "status 404" in said
+    assert "no model" not in said
+    assert "check the path of its base URL" in said
+
+
+@pytest.mark.parametrize(
+    ("fault", "remedy"),
+    [
+        (Status(200, {"content-type": "text/html"}, b"<html>", only="post"), "login page"),
+        (Status(302, {"location": "https://login.example/"}, only="post"), "the URL that it leads to"),
+    ],
+    ids=["login page", "redirect"],
+)
+def test_something_else_instead_of_a_completion(near: Region, fault: Status, remedy: str) -> None:
+    near.set(fault)
+    assert remedy in the_trouble(look_at(near, live=True, model=MODEL))[1]
+
+
 def test_an_endpoint_that_serves_need_not_list_its_models(near: Region) -> None:
     near.set(Status(403, only="get"), CloseAfterAnswer())
     found = look_at(near, live=True, model=MODEL)
@@ -683,6 +766,53 @@ def test_the_json_of_a_configuration_that_cannot_be_used() -> None:
     assert shown["problems"][0]["setting"] == "SMARTROUTE_ROUTES"
 
 
+@pytest.mark.parametrize(
+    "command", [("check",), ("probe",), ("explain",), ("watch", "--for", "1"), ("discover", "--account", "my-account")]
+)
+@pytest.mark.parametrize("there", [True, False])
+def test_authorities_that_cannot_be_read(
+    command: tuple[str, ...], there: bool, near: Region, globe: Region, tmp_path: Path
+) -> None:
+    path = tmp_path / "authorities.pem"
+    if there:
+        path.write_text("no certificate")
+    done = run(*command, **variables(near, globe, SSL_CERT_FILE=f"{path}", FIREWORKS_API_KEY=CONSOLE))
+    assert done.status == 2
+    said = done.output + done.errors
+    assert ("has no certificate" if there else "No such file or directory") in said
+    assert "SSL_CERT_FILE" in said
+    assert "name a readable PEM file" in said
+
+
+@pytest.mark.parametrize(
+    ("proxy", "problem"),
+    [("ftp://fake-user:fake-password@proxy.example", "ftp"), ("socks5://proxy.example", "socksio")],
+)
+def test_a_proxy_of_another_kind(near: Region, globe: Region, proxy: str, problem: str) -> None:
+    if problem == "socksio" and find_spec("socksio"):
+        pytest.skip("it is installed")
+    done = run("check", **variables(near, globe, ALL_PROXY=proxy))
+    assert done.status == 2
+    assert "ALL_PROXY: " in done.output
+    assert problem in done.output
+    assert "fake-password" not in done.output
+
+
+def test_of_a_proxy_that_is_in_the_way_is_told_once(near: Region, globe: Region, proxy: Proxy) -> None:
+    told = "the way leads through the proxy"
+    assert run("check", **variables(near, globe, HTTP_PROXY=proxy.url)).output.count(told) == 2  # the endpoints
+    done = run("check", **variables(near, globe, HTTP_PROXY=f"http://{HOST}:{free_port()}"))
+    assert done.status == 1
+    assert told not in done.output
+    assert done.output.count("the proxy") == 2
+
+
+def test_authorities_that_cannot_be_read_are_in_the_json(near: Region, globe: Region) -> None:
+    shown = run("check", "--json", **variables(near, globe, SSL_CERT_FILE="/none.pem")).json()
+    assert (shown["healthy"], shown["endpoints"]) == (False, [])
+    assert [each["setting"] for each in shown["problems"]] == ["SSL_CERT_FILE"]
+
+
 def test_something_cannot_serve(near: Region, globe: Region) -> None:
     globe.set(Status(503))
     done = run("check", "--limit", "2", **variables(near, globe))
@@ -719,6 +849,27 @@ def test_a_file_of_ones_own(near: Region, globe: Region, tmp_path: Path) -> None
     path.write_text(f'global_url = "off"\n[[route]]\naddress = "{near.url}"\nname = "filed"\n')
     done = run("check", "--json", "--config", f"{path}", SMARTROUTE_API_KEY=DIRECT)
     assert [each["name"] for each in done.json()["endpoints"]] == ["filed"]
+
+
+@pytest.mark.parametrize("command", ["check", "env", "probe"])
+def test_routes_of_a_file_that_the_environment_replaces(
+    command: str, near: Region, globe: Region, tmp_path: Path
+) -> None:
+    path = tmp_path / "other.toml"
+    path.write_text(f'[[route]]\naddress = "{globe.url}"\nname = "filed"\n')
+    done = run(command, "--config", f"{path}", **variables(near, globe))
+    assert "other.toml are not used: SMARTROUTE_ROUTES" in done.errors
+    assert "filed" not in done.output
+    without = {name: value for name, value in variables(near, globe).items() if name != "SMARTROUTE_ROUTES"}
+    assert "not used" not in run("env", "--config", f"{path}", **without).errors
+    assert "not used" not in run("env", **variables(near, globe)).errors
+    assert "not used" not in run("env", "--config", f"{path}", **variables(near, globe, SMARTROUTE_DISABLED="1")).errors
+
+
+def test_a_model_that_no_route_serves(near: Region, globe: Region) -> None:
+    environ = variables(near, globe, SMARTROUTE_MODEL=f"mine={MODEL}")
+    assert "no route serves the model theirs" in run("check", "--live", "--model", "theirs", **environ).errors
+    assert not run("check", "--live", "--model", "mine", **environ).errors
 
 
 def read_all(terminal: int) -> str:

@@ -412,7 +412,7 @@ def test_what_holds_no_deployment(pasted: str | bytes) -> None:
     done = run("-", pasted=pasted)
     assert done.status == 2
     assert done.output == ""
-    assert "firectl get deployment" in done.errors
+    assert "firectl deployment get" in done.errors
 
 
 def test_a_file_is_not_overwritten_when_stdin_is_taken(tmp_path: Path) -> None:
@@ -558,7 +558,7 @@ def test_the_help_teaches_by_example() -> None:
     assert done.status == 0
     for example in (
         "smartroute discover --write smartroute.toml",
-        "firectl get deployment abcd1234 | smartroute discover -",
+        "firectl deployment get abcd1234 | smartroute discover -",
     ):
         assert example in done.output
 

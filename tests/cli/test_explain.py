@@ -99,6 +99,12 @@ def test_the_command(near: Region, globe: Region) -> None:
     assert (world["reason"], world["model"], world["parts"]) == ("fallback", DEPLOYMENT, None)
 
 
+def test_a_path_may_be_written_without_its_slash(near: Region) -> None:
+    config = Config([Route(near.url, name="near", api_key=DIRECT)], global_url=None)
+    assert not explanation_of(config, path="chat/completions").passes_through
+    assert explanation_of(config, path="responses").passes_through.startswith("/responses is not")
+
+
 def test_the_global_endpoint_is_no_good_answer(near: Region, globe: Region) -> None:
     variables = {"SMARTROUTE_API_KEY": OTHER, "SMARTROUTE_GLOBAL_URL": globe.url}
     done = run("explain", SMARTROUTE_ROUTES=routes({"near": near}), **variables)
