@@ -212,3 +212,26 @@ def test_a_client_may_be_closed_by_the_garbage_collector_while_another_is_made()
         [sys.executable, "-c", CLOSED_BY_COLLECTOR], capture_output=True, text=True, check=False, timeout=20
     )
     assert (done.stdout, done.stderr, done.returncode) == ("closed\n{}\n", "", 0)
+
+
+INTERRUPTED = """
+import gc, signal
+import smartroute.httpx2
+
+def interrupt(*_):
+    raise KeyboardInterrupt
+
+signal.signal(signal.SIGALRM, interrupt)
+many = [[] for _ in range(500_000)]
+try:
+    signal.setitimer(signal.ITIMER_REAL, 0.01)
+    for _ in range(20):
+        gc.collect()
+except KeyboardInterrupt:
+    print("interrupted")
+"""
+
+
+def test_a_signal_that_comes_during_a_garbage_collection_is_not_lost() -> None:
+    done = subprocess.run([sys.executable, "-c", INTERRUPTED], capture_output=True, text=True, check=False, timeout=20)
+    assert (done.stdout, done.stderr, done.returncode) == ("interrupted\n", "", 0)
