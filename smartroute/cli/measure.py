@@ -317,7 +317,7 @@ class Meter:
         with contextlib.closing(response):
             if proxied:
                 marks.certificate = _certificate(response.extensions["network_stream"].get_extra_info("ssl_object"))
-            body = _read(response)
+            body = _read(response, self._clock, marks.sent_at + self._limit)
         parsed, is_json = _parsed(body)
         headers = {name.lower(): value for name, value in response.headers}
         location = _place(headers.get(b"location", b"").decode("latin-1"), route.url)
@@ -367,22 +367,11 @@ class Asker:
         sent = model if on_global else route.model_for(model) or model
         self._ended.pop(route.name, None)
         started = time.monotonic()
-        status, body, detail = None, b"", ""
-        try:
-            with self._client.stream(
-                "POST",
-                base + path,
-                json={"model": model, **said, "max_tokens": 1, "stream": True},
-                headers=headers,
-                timeout=self._limit,
-            ) as response:
-                status = response.status_code
-                for chunk in response.iter_raw():
-                    body += chunk
-                    if len(body) > MOST_READ:
-                        break
-        except Exception as error:  # noqa: BLE001 - whatever it is, it is what was found out
-            detail = type(error).__name__
+        status, body, detail = None, b"", f"it is not over after {self._limit:g} s"
+        with contextlib.suppress(Empty):
+            status, body, detail = self._answer(
+                base + path, {"model": model, **said, "max_tokens": 1, "stream": True}, headers
+            ).get(timeout=self._limit)
         seconds = time.monotonic() - started
         last = self._ended[route.name][-1] if self._ended[route.name] else None
         failure = last.failure if last else None
@@ -399,6 +388,28 @@ class Asker:
             failure or (None if status else "error"),
             (last.detail if last else "") or detail,
         )
+
+    def _answer(
+        self, url: str, content: dict[str, object], headers: dict[str, str]
+    ) -> SimpleQueue[tuple[int | None, bytes, str]]:
+        """Where status, body and error of the answer will come. No timeout ends what drips: `close` does."""
+        answers: SimpleQueue[tuple[int | None, bytes, str]] = SimpleQueue()
+
+        def send() -> None:
+            status, body, detail = None, b"", ""
+            try:
+                with self._client.stream("POST", url, json=content, headers=headers, timeout=self._limit) as response:
+                    status = response.status_code
+                    for chunk in response.iter_raw():
+                        body += chunk
+                        if len(body) > MOST_READ:
+                            break
+            except Exception as error:  # noqa: BLE001 - whatever it is, it is what was found out
+                detail = type(error).__name__
+            answers.put((status, body, detail))
+
+        threading.Thread(target=send, name="smartroute-ask", daemon=True).start()
+        return answers
 
     def _note(self, event: Event) -> None:
         if isinstance(event, AttemptEnded):
@@ -519,16 +530,17 @@ class _Wire(SyncWire):
                     raise
             else:
                 marks.connect = marks.clock() - started
-                return _Stopwatch(stream, marks)
+                return _Stopwatch(stream, marks, self._limit)
         raise httpcore2.ConnectError("the name has no address")
 
 
 class _Stopwatch(httpcore2.NetworkStream):
     """A connection of the library's, with its steps noted."""
 
-    def __init__(self, stream: httpcore2.NetworkStream, marks: _Marks) -> None:
+    def __init__(self, stream: httpcore2.NetworkStream, marks: _Marks, limit: float) -> None:
         self._stream = stream
         self._marks = marks
+        self._limit = limit
 
     def start_tls(
         self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
@@ -540,8 +552,11 @@ class _Stopwatch(httpcore2.NetworkStream):
         marks.certificate = _certificate(self._stream.get_extra_info("ssl_object"))
         return self
 
-    def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
-        return self._stream.read(max_bytes, timeout)
+    def read(self, max_bytes: int, timeout: float | None = None) -> bytes:  # noqa: ARG002 - see `_Wire`
+        left = self._marks.sent_at + self._limit - self._marks.clock()  # the whole answer has so long, also if it drips
+        if left <= 0:
+            raise httpcore2.ReadTimeout("the answer is not over")
+        return self._stream.read(max_bytes, left)
 
     def write(self, buffer: bytes, timeout: float | None = None) -> None:
         self._marks.depart()
@@ -601,13 +616,13 @@ def _reason(error: BaseException) -> str:
 # --- What is read of an answer -------------------------------------------------------------------------
 
 
-def _read(response: SyncResponse) -> bytes:
-    """The body, as far as it is needed; what breaks off is no JSON."""
+def _read(response: SyncResponse, clock: Callable[[], float], until: float) -> bytes:
+    """The body, as far as it is needed and came in time; what breaks off is no JSON."""
     body = b""
     with contextlib.suppress(Exception):
         for chunk in response.iter_stream():
             body += chunk
-            if len(body) > MOST_READ:
+            if len(body) > MOST_READ or clock() > until:
                 break
     return body
 
