@@ -208,7 +208,7 @@ def test_a_page_that_is_larger_than_any(ask: Asking) -> None:
 
 
 def test_an_answer_that_is_no_http_is_not_quoted(ask: Asking) -> None:
-    ask.server.answers = [(200, {f"no header {CONSOLE_KEY}": ""}, b"")] * ATTEMPTS
+    ask.server.answers += [(200, {f"no header {CONSOLE_KEY}": ""}, b"")] * ATTEMPTS
     assert "RemoteProtocolError" in ask.refused().problem
     assert not [said for said in ask.said if CONSOLE_KEY in said]
 
