@@ -291,10 +291,10 @@ def read_text(text: str) -> tuple[Deployment, ...]:
     records: list[dict[str, object]] = []
     group: dict[str, object] = {}
     for line in text.splitlines():
-        match = re.fullmatch(r"(\s*)([A-Za-z][A-Za-z ]*):\s*(.*?)\s*", line)
+        match = re.fullmatch(r"(\s*)([A-Za-z][A-Za-z ]*):(.*)", line)
         if match is None:
             continue
-        indent, name, value = match[1], _field(match[2]), match[3]
+        indent, name, value = match[1], _field(match[2]), match[3].strip()
         if indent:
             group.setdefault(name, value)
             continue

@@ -46,6 +46,8 @@ def guarded(command: Callable[..., None]) -> Callable[..., None]:
             raise typer.Exit(2) from None
         except KeyboardInterrupt:
             raise typer.Exit(130) from None
+        except typer.Abort as abort:  # Ctrl-C or Ctrl-D where something was asked
+            raise typer.Exit(130 if isinstance(abort.__context__, KeyboardInterrupt) else 1) from None
 
     return run
 

@@ -452,8 +452,8 @@ class _Collector(threading.local):
     """
 
     at_work = False
-    # Nothing that the collector calls is written in Python: if Ctrl-C or another signal came meanwhile, Python code would
-    # raise what the signal's handler raises, and the collector passes over that.
+    # Nothing that the collector calls is written in Python: if Ctrl-C or another signal came meanwhile, Python code
+    # would raise what the signal's handler raises, and the collector passes over that.
     start = property(methodcaller("__setattr__", "at_work", True))  # noqa: FBT003
     stop = property(methodcaller("__setattr__", "at_work", False))  # noqa: FBT003
 
