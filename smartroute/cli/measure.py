@@ -28,11 +28,12 @@ import smartroute
 from smartroute.cli.output import endpoint_of
 from smartroute.config import Config
 from smartroute.events import AttemptEnded, Event
+from smartroute.fireworks import GLOBAL_URL
 from smartroute.policy.messages import Attempt
 from smartroute.policy.outcome import Failure
 from smartroute.policy.schedule import Claim, Finding
 from smartroute.policy.selection import Candidate
-from smartroute.route import Kind, Route
+from smartroute.route import Checks, Kind, Route
 from smartroute.router import SILENT, Router
 from smartroute.transport.connect import failure_of
 from smartroute.transport.core import SyncCorePool
@@ -53,6 +54,7 @@ __all__ = [
     "family",
     "in_parallel",
     "live_path",
+    "options_of_environment",
     "secrets_of",
     "served",
     "why",
@@ -227,6 +229,27 @@ def family() -> Family:
     return found
 
 
+def options_of_environment() -> PoolOptions:
+    """How connections are made here: what the environment says of proxies and authorities.
+
+    Raises:
+        ConfigError: it says what cannot be used.
+    """
+    options, checks = PoolOptions(family(), {}), Checks()
+    try:
+        options.proxy_for_text(GLOBAL_URL)
+    except Exception:  # noqa: BLE001 - its text may quote a password
+        remedy = "write it as in http://proxy.example:3128"
+        checks.add("HTTPS_PROXY, HTTP_PROXY or ALL_PROXY", "is not the URL of a proxy", remedy)
+    try:
+        _ = options.ssl_context
+    except OSError:
+        remedy = "name readable PEM files of certificates, or unset them"
+        checks.add("SSL_CERT_FILE or SSL_CERT_DIR", "the certificates cannot be read", remedy)
+    checks.finish()
+    return options
+
+
 def why(candidate: Candidate) -> str:
     """Why a route stands where it stands, for one of the router's rankings that looks have made."""
     return "key_refused" if candidate.reason == "drained" else candidate.reason
@@ -261,7 +284,7 @@ class Meter:
         self._limit = limit
         self._clock = clock
         own = family()
-        self._options = PoolOptions(own, {})
+        self._options = options_of_environment()
         self._rewriter = Rewriter(config, own)
         self._pools = Pools[SyncPool](self._options, SyncCorePool, sync_pool(config.backend, {}), SyncWire(clock))
 

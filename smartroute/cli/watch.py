@@ -213,10 +213,11 @@ def watch(
 @contextlib.contextmanager
 def watching(config: Config, watcher: Watcher) -> Generator[Router]:
     """A router that is probed as by a client of the library."""
-    from smartroute.cli.measure import family  # noqa: PLC0415 - see `options`
+    from smartroute.cli.measure import family, options_of_environment  # noqa: PLC0415 - see `options`
     from smartroute.probe import SyncProber  # noqa: PLC0415
     from smartroute.transport.sync_driver import SyncDriver  # noqa: PLC0415
 
+    options_of_environment()  # a problem with it is told before there is anything to close
     router = Router(config)
     router.subscribe(watcher)
     driver = SyncDriver(family(), router, {})

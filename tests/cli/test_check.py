@@ -797,3 +797,45 @@ def test_interrupted(near: Region, globe: Region) -> None:
     output, errors = child.communicate(timeout=20)
     assert child.returncode == 130
     assert output == errors == ""
+
+
+@pytest.mark.parametrize("command", ["check", "probe -n 1", "explain", "watch --for 0.1", "env"])
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_closed_streams_change_nothing(command: str, closed: str, near: Region) -> None:
+    shell = f"exec {sys.executable} -m smartroute.cli {command} {closed}"
+    given = environment(SMARTROUTE_ROUTES=near.url, SMARTROUTE_API_KEY=DIRECT, SMARTROUTE_GLOBAL_URL="off")
+    done = subprocess.run(
+        ["/bin/sh", "-c", shell], env=given, cwd=ROOT, capture_output=True, text=True, check=False, timeout=30
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_output_that_cannot_be_written(near: Region) -> None:
+    given = environment(SMARTROUTE_ROUTES=near.url, SMARTROUTE_API_KEY=DIRECT, SMARTROUTE_GLOBAL_URL="off")
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "smartroute.cli", "check", "--json"],
+            env=given,
+            cwd=ROOT,
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+            timeout=30,
+        )
+    assert (done.returncode, done.stderr) == (2, "smartroute: the output cannot be written (No space left on device)\n")
+
+
+@pytest.mark.parametrize("command", ["check", "probe", "explain", "watch"])
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [("HTTPS_PROXY", "what://user:fake-password@127.0.0.1"), ("SSL_CERT_FILE", "/nowhere/ca.pem")],
+)
+def test_an_environment_that_allows_no_request(command: str, variable: str, value: str) -> None:
+    url = f"https://{HOST}:{free_port()}/v1"
+    done = run(
+        command, SMARTROUTE_ROUTES=url, SMARTROUTE_API_KEY=DIRECT, SMARTROUTE_GLOBAL_URL="off", **{variable: value}
+    )
+    assert done.status == 2
+    assert f"smartroute: {variable}" in done.errors
+    assert "fake-password" not in done.errors
