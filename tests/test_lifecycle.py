@@ -235,3 +235,49 @@ except KeyboardInterrupt:
 def test_a_signal_that_comes_during_a_garbage_collection_is_not_lost() -> None:
     done = subprocess.run([sys.executable, "-c", INTERRUPTED], capture_output=True, text=True, check=False, timeout=20)
     assert (done.stdout, done.stderr, done.returncode) == ("interrupted\n", "", 0)
+
+
+FORKED = """
+import importlib.abc, importlib.machinery, os, signal, sys, threading
+import smartroute.httpx2
+from smartroute import Config, Route
+from smartroute.testing import Region
+
+class Slow(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path, target=None):
+        if name != "smartroute.telemetry.spans" or os.getpid() != parent:
+            return None
+        spec = importlib.machinery.PathFinder.find_spec(name, path)
+        run = spec.loader.exec_module
+        spec.loader.exec_module = lambda module: (loading.set(), forked.wait(20), run(module))
+        return spec
+
+def ask(client):
+    return client.post(f"{client.router.config.routes[0].url}/chat/completions", json={"model": "m"}).status_code
+
+parent, loading, forked = os.getpid(), threading.Event(), threading.Event()
+sys.meta_path.insert(0, Slow())
+with Region("near") as near:
+    config = Config([Route(near.url, name="near")], api_key="fake", global_url=None, probe_interval=0)
+    client = smartroute.httpx2.Client(config)
+    import opentelemetry
+    thread = threading.Thread(target=ask, args=(client,))
+    thread.start()
+    loading.wait(20)
+    child = os.fork()
+    if not child:
+        signal.alarm(10)
+        other = smartroute.httpx2.Client(Config([Route(near.url, name="other")], api_key="fake", global_url=None))
+        os._exit(0 if ask(client) == ask(other) == 200 else 1)
+    forked.set()
+    print(os.waitpid(child, 0)[1])
+    thread.join()
+    print(ask(client))
+    client.close()
+"""
+
+
+def test_a_fork_while_telemetry_is_loaded_leaves_a_child_that_can_send() -> None:
+    done = subprocess.run([sys.executable, "-c", FORKED], capture_output=True, text=True, check=False, timeout=40)
+    assert done.stdout == "0\n200\n"
+    assert done.stderr.count("was forked while OpenTelemetry was loaded") <= 1
