@@ -129,7 +129,8 @@ def parse_handle(host: str) -> Handle:
     """
     host = host.lower().rstrip(".")
     labels = host.removesuffix(HANDLE_SUFFIX).split(".")
-    if not host.endswith(HANDLE_SUFFIX) or not all(labels) or len(labels) > 2:
+    well_formed = all(re.fullmatch("[a-z0-9_-]+", label) for label in labels)  # and is no part of a URL
+    if not host.endswith(HANDLE_SUFFIX) or not well_formed or len(labels) > 2:
         raise ValueError(f"the host is not of the form account-deployment.region{HANDLE_SUFFIX}")
     deployment, region = labels[0], labels[1] if len(labels) == 2 else None
     if deployment.startswith("audio-"):
@@ -290,10 +291,10 @@ def read_text(text: str) -> tuple[Deployment, ...]:
     records: list[dict[str, object]] = []
     group: dict[str, object] = {}
     for line in text.splitlines():
-        match = re.fullmatch(r"(\s*)([A-Za-z][A-Za-z ]*):\s*(.*?)\s*", line)
+        match = re.fullmatch(r"(\s*)([A-Za-z][A-Za-z ]*):(.*)", line)
         if match is None:
             continue
-        indent, name, value = match[1], _field(match[2]), match[3]
+        indent, name, value = match[1], _field(match[2]), match[3].strip()
         if indent:
             group.setdefault(name, value)
             continue

@@ -29,6 +29,8 @@ _releases: weakref.WeakKeyDictionary[object, Callable[[], object]] = weakref.Wea
 _shared: dict[Config, tuple[Router, int]] = {}
 _given_back: SimpleQueue[Router] = SimpleQueue()
 _lock = threading.Lock()
+_is_cut_off = False
+"""Whether a thread that a fork has left behind was loading OpenTelemetry."""
 
 _PROVIDERS = frozenset(("OTEL_PYTHON_TRACER_PROVIDER", "OTEL_PYTHON_METER_PROVIDER"))
 """Variables that set OpenTelemetry up in a process that has not imported it."""
@@ -82,6 +84,7 @@ class _Telemetry:
         self._telemetry: Telemetry | _Deaf | None = None
         self._is_configured = not _PROVIDERS.isdisjoint(os.environ)
         self._loading = threading.RLock()
+        self._loader: int | None = None
         self._look()
 
     @property
@@ -94,8 +97,15 @@ class _Telemetry:
             self._telemetry(event)
 
     def after_fork(self) -> None:
-        """In a child process: a thread that is not here may have been loading it."""
+        """In a child process: a thread that is not here may have been loading it.
+
+        What it was importing can then never be imported here: whoever tries waits for it, for ever.
+        """
+        global _is_cut_off  # noqa: PLW0603 - it is so for the whole process
         self._loading = threading.RLock()
+        if self._loader not in (None, threading.get_ident()) and not _is_cut_off:
+            _is_cut_off = True
+            logger.warning("The process was forked while OpenTelemetry was loaded; it has no spans and no metrics.")
         if self._telemetry is not None:
             self._telemetry.after_fork()
 
@@ -105,10 +115,12 @@ class _Telemetry:
             return
         # Who comes while another thread loads it waits, but not for ever: a deadlock is worse than a missing span.
         if self._loading.acquire(timeout=LOADING):
+            self._loader = threading.get_ident()
             try:
                 if self._telemetry is None:
-                    self._telemetry = self._load()
+                    self._telemetry = _Deaf() if _is_cut_off else self._load()
             finally:
+                self._loader = None
                 self._loading.release()
 
     def _load(self) -> Telemetry | _Deaf:

@@ -533,7 +533,12 @@ def _is_not_fixed(name: str) -> bool:
 
 
 def _read_query(value: object) -> tuple[tuple[str, str], ...]:
-    return tuple(sorted(_read_pairs(value, "the query")))
+    pairs = _read_pairs(value, "the query")
+    try:
+        "".join(name + text for name, text in pairs).encode()
+    except UnicodeEncodeError:
+        raise refusal("there is half a character in the query, which cannot be sent", "write it in Unicode") from None
+    return tuple(sorted(pairs))
 
 
 def _read_pairs(value: object, what: str) -> list[tuple[str, str]]:

@@ -13,6 +13,8 @@ from smartroute.route import Checks, Route, refusal
 
 __all__ = ["own_context"]
 
+MOST_READ = 16 * 1024 * 1024
+"""Bytes of a file that are looked at: /dev/zero has more."""
 
 _empty = partial(ssl.SSLContext, ssl.PROTOCOL_TLS_CLIENT)
 
@@ -61,7 +63,8 @@ def _has_key(file: object) -> bool:
 
 def _read(file: object) -> bytes:
     try:
-        return Path(str(file)).read_bytes()
+        with Path(str(file)).open("rb") as opened:
+            return opened.read(MOST_READ)
     except OSError as error:
         raise refusal(f" cannot be read ({error.strerror})", "name a readable PEM file by its full path") from None
 
@@ -69,8 +72,8 @@ def _read(file: object) -> bytes:
 def _show(context: ssl.SSLContext, cert: str, key: object) -> None:
     try:
         context.load_cert_chain(cert, str(key), _refuse_passphrase)
-    except ssl.SSLError as error:
-        if error.reason == "KEY_VALUES_MISMATCH":
+    except OSError as error:  # ssl.SSLError is one
+        if getattr(error, "reason", "") == "KEY_VALUES_MISMATCH":
             raise refusal(
                 " has a key that is not that of the first certificate in client_cert",
                 "name two files that belong together; in client_cert the certificate itself stands first",

@@ -80,6 +80,11 @@ def test_audio_hosts_are_not_deployments(deployment: str, region: str) -> None:
         "a-b.us-iowa-1.more.direct.fireworks.ai",
         "api.fireworks.ai",
         "a-b.us-iowa-1.direct.fireworks.ai.evil.example",
+        "https://a-b.us-iowa-1.direct.fireworks.ai",
+        "evil-host.example/us-iowa-1.direct.fireworks.ai",
+        "a-b:1/.us-iowa-1.direct.fireworks.ai",
+        "a-b.us iowa.direct.fireworks.ai",
+        "a-b.us-iowa-1.direct.fireworks.ai\n",
     ],
 )
 def test_what_is_not_of_the_form_of_a_handle(host: str) -> None:

@@ -212,3 +212,72 @@ def test_a_client_may_be_closed_by_the_garbage_collector_while_another_is_made()
         [sys.executable, "-c", CLOSED_BY_COLLECTOR], capture_output=True, text=True, check=False, timeout=20
     )
     assert (done.stdout, done.stderr, done.returncode) == ("closed\n{}\n", "", 0)
+
+
+INTERRUPTED = """
+import gc, signal
+import smartroute.httpx2
+
+def interrupt(*_):
+    raise KeyboardInterrupt
+
+signal.signal(signal.SIGALRM, interrupt)
+many = [[] for _ in range(500_000)]
+try:
+    signal.setitimer(signal.ITIMER_REAL, 0.01)
+    for _ in range(20):
+        gc.collect()
+except KeyboardInterrupt:
+    print("interrupted")
+"""
+
+
+def test_a_signal_that_comes_during_a_garbage_collection_is_not_lost() -> None:
+    done = subprocess.run([sys.executable, "-c", INTERRUPTED], capture_output=True, text=True, check=False, timeout=20)
+    assert (done.stdout, done.stderr, done.returncode) == ("interrupted\n", "", 0)
+
+
+FORKED = """
+import importlib.abc, importlib.machinery, os, signal, sys, threading
+import smartroute.httpx2
+from smartroute import Config, Route
+from smartroute.testing import Region
+
+class Slow(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path, target=None):
+        if name != "smartroute.telemetry.spans" or os.getpid() != parent:
+            return None
+        spec = importlib.machinery.PathFinder.find_spec(name, path)
+        run = spec.loader.exec_module
+        spec.loader.exec_module = lambda module: (loading.set(), forked.wait(20), run(module))
+        return spec
+
+def ask(client):
+    return client.post(f"{client.router.config.routes[0].url}/chat/completions", json={"model": "m"}).status_code
+
+parent, loading, forked = os.getpid(), threading.Event(), threading.Event()
+sys.meta_path.insert(0, Slow())
+with Region("near") as near:
+    config = Config([Route(near.url, name="near")], api_key="fake", global_url=None, probe_interval=0)
+    client = smartroute.httpx2.Client(config)
+    import opentelemetry
+    thread = threading.Thread(target=ask, args=(client,))
+    thread.start()
+    loading.wait(20)
+    child = os.fork()
+    if not child:
+        signal.alarm(10)
+        other = smartroute.httpx2.Client(Config([Route(near.url, name="other")], api_key="fake", global_url=None))
+        os._exit(0 if ask(client) == ask(other) == 200 else 1)
+    forked.set()
+    print(os.waitpid(child, 0)[1])
+    thread.join()
+    print(ask(client))
+    client.close()
+"""
+
+
+def test_a_fork_while_telemetry_is_loaded_leaves_a_child_that_can_send() -> None:
+    done = subprocess.run([sys.executable, "-c", FORKED], capture_output=True, text=True, check=False, timeout=40)
+    assert done.stdout == "0\n200\n"
+    assert done.stderr.count("was forked while OpenTelemetry was loaded") <= 1

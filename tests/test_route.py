@@ -191,6 +191,8 @@ def test_plain_http_in_public(host: str) -> None:
         ),
         ({"query": "api-version=1"}, "query=", "not names with texts"),
         ({"query": {"api-version": 2024}}, "query=", "not names with texts"),
+        ({"query": {"a": "\ud800"}}, "query=", "cannot be sent"),
+        ({"query": {"\udcff": "a"}}, "query=", "cannot be sent"),
         ({"paths": "chat/completions"}, "paths=", "does not start with '/'"),
         ({"paths": ["/a?b"]}, "paths=", "cannot be read"),
         ({"paths": 5}, "paths=", "not a list"),

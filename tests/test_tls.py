@@ -118,6 +118,26 @@ def test_what_cannot_be_used(folder: Path, files: dict[str, str], problems: list
     assert "fw_" not in str(caught.value)
 
 
+def test_a_file_without_an_end(folder: Path) -> None:
+    with pytest.raises(ConfigError, match="no certificate as PEM has them"):
+        own_context(route(folder, ca_file="/dev/zero"))
+
+
+class Late(ssl.SSLContext):
+    """A context that looks at its files when they are gone."""
+
+    def load_cert_chain(self, certfile: Any, keyfile: Any = None, password: Any = None) -> None:
+        Path(keyfile).unlink()
+        super().load_cert_chain(certfile, keyfile, password)
+
+
+def test_a_file_that_vanishes_while_it_is_read(folder: Path, tmp_path: Path) -> None:
+    vanishing = tmp_path / "key.pem"
+    vanishing.write_bytes((folder / "key").read_bytes())
+    with pytest.raises(ConfigError, match="client_key or the certificate in client_cert cannot be read"):
+        own_context(route(folder, client_cert="cert", client_key=str(vanishing)), lambda: Late(ssl.PROTOCOL_TLS_CLIENT))
+
+
 def test_nobody_is_asked_for_a_passphrase(folder: Path) -> None:
     """OpenSSL would, on the terminal, and wait."""
     code = "import sys; from smartroute import Config, Route; Config([Route(sys.argv[1], client_cert=sys.argv[2])])"

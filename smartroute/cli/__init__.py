@@ -4,6 +4,7 @@ A command is a function in a module of its own, whose docstring is its help. Her
 they need they import when they run, so that `smartroute --help` is there at once.
 """
 
+import os
 import sys
 from importlib import import_module
 
@@ -49,4 +50,7 @@ for _command in COMMANDS:
 
 def main() -> None:
     """Run the command line."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:  # closed; in this order, so that no connection takes their numbers
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: PTH123, SIM115 - until the process ends
     app(prog_name="smartroute")

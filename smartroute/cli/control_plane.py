@@ -3,6 +3,7 @@
 Bounded in every direction: attempts, waits, pages. Waits are the caller's to make (`sleep`), so that tests need none.
 """
 
+import json
 import time
 from collections.abc import Callable, Mapping
 from typing import cast
@@ -14,13 +15,17 @@ from tenacity.wait import wait_random_exponential
 from smartroute.fireworks import GLOBAL_KEY_VARIABLE, PAGE_SIZE, READ_MASKS, Deployment, deployments_path, read_page
 from smartroute.policy.outcome import retry_after
 
-__all__ = ["ATTEMPTS", "LONGEST_WAIT", "MOST_PAGES", "ControlPlaneError", "list_deployments"]
+__all__ = ["ATTEMPTS", "LONGEST_WAIT", "MOST_PAGES", "MOST_READ", "ControlPlaneError", "list_deployments"]
 
 ATTEMPTS = 5
 """Of each page."""
 LONGEST_WAIT = 30.0
 """Seconds that a person waits for the control plane; who is asked to wait longer is told so instead."""
 MOST_PAGES = 50
+MOST_READ = 16 * 1024 * 1024
+"""Bytes of a page."""
+LONGEST_PAGE = 60.0
+"""Seconds that the body of a page may take, also if it drips."""
 TIMEOUT = httpx2.Timeout(30.0, connect=10.0)
 PASTE = "or paste what firectl prints: firectl deployment get ID | smartroute discover -"
 
@@ -71,7 +76,7 @@ def list_deployments(
     Raises:
         ControlPlaneError: with what happened and what to do.
     """
-    with httpx2.Client(base_url=url, timeout=TIMEOUT, headers={"Authorization": f"Bearer {key}"}) as client:
+    with _client(url, key) as client:
         asking = _Asking(client, url=url, account=account, key=key, say=say, sleep=sleep)
         for mask in READ_MASKS:
             try:
@@ -82,6 +87,20 @@ def list_deployments(
         f"{url} understands none of the read masks that keep keys out of its answers",
         f"tell the project about it, {PASTE}",
     )
+
+
+def _client(url: str, key: str) -> httpx2.Client:
+    try:
+        return httpx2.Client(base_url=url, timeout=TIMEOUT, headers={"Authorization": f"Bearer {key}"})
+    except OSError:
+        problem = "the certificates of the authorities cannot be read"
+        remedy = "name readable PEM files in SSL_CERT_FILE and SSL_CERT_DIR, or unset them"
+    except (ValueError, ImportError, httpx2.InvalidURL):
+        problem = "the environment's proxy cannot be used"
+        remedy = (
+            "write HTTPS_PROXY and ALL_PROXY as in http://proxy.example:3128 (for socks5:// httpx2[socks] is needed)"
+        )
+    raise ControlPlaneError(problem, remedy, usage=True)
 
 
 class _Asking:
@@ -132,13 +151,14 @@ class _Asking:
 
     def _page(self, parameters: Mapping[str, str]) -> tuple[tuple[Deployment, ...], str | None]:
         try:
-            answer = self._client.get(deployments_path(self._account), params=parameters)
+            with self._client.stream("GET", deployments_path(self._account), params=parameters) as answer:
+                body = _read(answer)
         except httpx2.TransportError as error:
             raise self._unreachable(error) from None
         if answer.status_code != 200:
-            raise self._refused(answer, masked=len(parameters) == 2)
+            raise self._refused(answer, body, masked=len(parameters) == 2)
         try:
-            return read_page(answer.json())
+            return read_page(json.loads(body))
         except (ValueError, RecursionError):
             raise ControlPlaneError(
                 f"{self._url} did not answer with a list of deployments",
@@ -146,7 +166,8 @@ class _Asking:
             ) from None
 
     def _unreachable(self, error: httpx2.TransportError) -> ControlPlaneError:
-        what = str(error) or type(error).__name__
+        what = "" if isinstance(error, httpx2.RemoteProtocolError) else str(error)  # which quotes what came
+        what = what or type(error).__name__
         if "CERTIFICATE_VERIFY_FAILED" in what:
             return ControlPlaneError(
                 f"the certificate of {self._url} is not trusted",
@@ -157,9 +178,9 @@ class _Asking:
             f"see to the network, or to the proxy in HTTPS_PROXY, {PASTE}",
         )
 
-    def _refused(self, answer: httpx2.Response, *, masked: bool) -> Exception:
+    def _refused(self, answer: httpx2.Response, body: bytes, *, masked: bool) -> Exception:
         status = answer.status_code
-        words = self._words_of(answer)
+        words = self._words_of(body)
         match status:
             case 400 if masked:
                 return _MaskError()
@@ -203,10 +224,10 @@ class _Asking:
         error.wait = wait
         return error
 
-    def _words_of(self, answer: httpx2.Response) -> str:
+    def _words_of(self, body: bytes) -> str:
         """What an error says of itself, in a line that cannot hold the key."""
         try:
-            document: object = answer.json()
+            document: object = json.loads(body)
         except (ValueError, RecursionError):
             return ""
         fields = cast("Mapping[str, object]", document) if isinstance(document, Mapping) else {}
@@ -217,6 +238,19 @@ class _Asking:
 
     def _tell(self, state: RetryCallState) -> None:
         self._say(f"{_error(state).problem}; trying again in {state.upcoming_sleep:.1f} s ...")
+
+
+def _read(answer: httpx2.Response) -> bytes:
+    """The body; of one that cannot be read, or has no end, nothing."""
+    body, until = b"", time.monotonic() + LONGEST_PAGE
+    try:
+        for chunk in answer.iter_bytes():
+            body += chunk
+            if len(body) > MOST_READ or time.monotonic() > until:
+                return b""
+    except httpx2.DecodingError:
+        return b""
+    return body
 
 
 def _wait(state: RetryCallState) -> float:

@@ -116,11 +116,18 @@ def read_pasted(text: str) -> tuple[Deployment, ...]:
     Raises:
         ValueError: there is none in it.
     """
-    start = re.search(r"^\s*[\[{]", text, re.MULTILINE)
+    start = re.search(r"^[ \t]*[\[{]", text, re.MULTILINE)
     if start is None:
         return read_text(text)
+    try:
+        return _read_documents(text[start.start() :])
+    except json.JSONDecodeError:  # a line of text may begin so too
+        return read_text(text)
+
+
+def _read_documents(text: str) -> tuple[Deployment, ...]:
     found: list[Deployment] = []
-    decoder, rest = json.JSONDecoder(), text[start.start() :].strip()
+    decoder, rest = json.JSONDecoder(), text.strip()
     while rest.startswith(("{", "[")):
         document, end = decoder.raw_decode(rest)
         found += read_page(document)[0]
@@ -233,7 +240,11 @@ def _written(found: Findings, form: Format | None, target: Path | None) -> str:
 
 def _may_overwrite(path: Path, *, force: bool, may_ask: bool) -> bool:
     """Whether what is in the file may go. Asked before the vendor is: nobody waits for a refusal."""
-    if force or not path.exists():
+    try:
+        there = path.exists()
+    except OSError as error:
+        _unwritable(path, error)
+    if force or not there:
         return force
     if not may_ask or not sys.stdin.isatty():
         _fail(f"{path} exists", "use --force to overwrite it, or another name", 2)
@@ -247,8 +258,12 @@ def _save(path: Path, text: str, *, overwrite: bool) -> None:
         with path.open("w" if overwrite else "x", encoding="utf-8") as file:
             file.write(text)
     except OSError as error:
-        _fail(f"{path} cannot be written ({error.strerror})", "name a file in a folder that is there", 2)
+        _unwritable(path, error)
     print(f"Written to {path}. Next: the keys it names, and smartroute check.", file=sys.stderr)
+
+
+def _unwritable(path: Path, error: OSError) -> NoReturn:
+    _fail(f"{path} cannot be written ({error.strerror})", "name a file in a folder that is there", 2)
 
 
 def _fail(problem: str, remedy: str, code: int) -> NoReturn:

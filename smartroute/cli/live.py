@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import threading
 import time
 from collections import defaultdict
 from dataclasses import dataclass
+from queue import Empty, SimpleQueue
 
 import smartroute
 from smartroute.cli.measure import MOST_READ, code_of, read_json, secrets_of, served
@@ -92,22 +95,11 @@ class Asker:
         sent = model if on_global else route.model_for(model) or model
         self._ended.pop(route.name, None)
         started = time.monotonic()
-        status, body, detail = None, b"", ""
-        try:
-            with self._client.stream(
-                "POST",
-                base + path,
-                json={"model": model, **said, "max_tokens": 1, "stream": True},
-                headers=headers,
-                timeout=self._limit,
-            ) as response:
-                status = response.status_code
-                for chunk in response.iter_raw():
-                    body += chunk
-                    if len(body) > MOST_READ:
-                        break
-        except Exception as error:  # noqa: BLE001 - whatever it is, it is what was found out
-            detail = type(error).__name__
+        status, body, detail = None, b"", f"it is not over after {self._limit:g} s"
+        with contextlib.suppress(Empty):
+            status, body, detail = self._answer(
+                base + path, {"model": model, **said, "max_tokens": 1, "stream": True}, headers
+            ).get(timeout=self._limit)
         seconds = time.monotonic() - started
         last = self._ended[route.name][-1] if self._ended[route.name] else None
         failure = last.failure if last else None
@@ -124,6 +116,28 @@ class Asker:
             failure or (None if status else "error"),
             (last.detail if last else "") or detail,
         )
+
+    def _answer(
+        self, url: str, content: dict[str, object], headers: dict[str, str]
+    ) -> SimpleQueue[tuple[int | None, bytes, str]]:
+        """Where status, body and error of the answer will come. No timeout ends what drips: `close` does."""
+        answers: SimpleQueue[tuple[int | None, bytes, str]] = SimpleQueue()
+
+        def send() -> None:
+            status, body, detail = None, b"", ""
+            try:
+                with self._client.stream("POST", url, json=content, headers=headers, timeout=self._limit) as response:
+                    status = response.status_code
+                    for chunk in response.iter_raw():
+                        body += chunk
+                        if len(body) > MOST_READ:
+                            break
+            except Exception as error:  # noqa: BLE001 - whatever it is, it is what was found out
+                detail = type(error).__name__
+            answers.put((status, body, detail))
+
+        threading.Thread(target=send, name="smartroute-ask", daemon=True).start()
+        return answers
 
     def _note(self, event: Event) -> None:
         if isinstance(event, AttemptEnded):

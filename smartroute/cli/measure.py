@@ -290,7 +290,7 @@ class Meter:
         with contextlib.closing(response):
             if proxied:
                 marks.certificate = certificate_of(response.extensions["network_stream"].get_extra_info("ssl_object"))
-            body = _read(response)
+            body = _read(response, self._clock, marks.sent_at + self._limit)
         parsed, is_json = read_json(body)
         headers = {name.lower(): value for name, value in response.headers}
         location = _place(headers.get(b"location", b"").decode("latin-1"), route.url)
@@ -336,13 +336,13 @@ def in_parallel(work: Callable[[T], R], items: Sequence[T], done: Callable[[], N
 # --- What is read of an answer -------------------------------------------------------------------------
 
 
-def _read(response: SyncResponse) -> bytes:
-    """The body, as far as it is needed; what breaks off is no JSON."""
+def _read(response: SyncResponse, clock: Callable[[], float], until: float) -> bytes:
+    """The body, as far as it is needed and came in time; what breaks off is no JSON."""
     body = b""
     with contextlib.suppress(Exception):
         for chunk in response.iter_stream():
             body += chunk
-            if len(body) > MOST_READ:
+            if len(body) > MOST_READ or clock() > until:
                 break
     return body
 

@@ -3,11 +3,13 @@
 Nothing slow is imported here: `smartroute --help` must not wait for an HTTP library.
 """
 
+import errno
 import functools
 import logging
 import os
 import sys
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, NoReturn
@@ -63,6 +65,15 @@ def guarded(command: Callable[..., None]) -> Callable[..., None]:
             raise typer.Exit(2) from None
         except KeyboardInterrupt:
             raise typer.Exit(130) from None
+        except OSError as error:
+            if error.errno != errno.ENOSPC:
+                raise
+            say(f"the output cannot be written ({error.strerror})")
+            with suppress(OSError):  # or the same is tried again, and told again, at the very end
+                sys.stdout.close()
+            raise typer.Exit(2) from None
+        except typer.Abort as abort:  # Ctrl-C or Ctrl-D where something was asked
+            raise typer.Exit(130 if isinstance(abort.__context__, KeyboardInterrupt) else 1) from None
 
     return run
 

@@ -102,16 +102,17 @@ class Wire(SyncWire):
                     raise
             else:
                 marks.connect = marks.clock() - started
-                return _Stopwatch(stream, marks)
+                return _Stopwatch(stream, marks, self._limit)
         raise httpcore2.ConnectError("the name has no address")
 
 
 class _Stopwatch(httpcore2.NetworkStream):
     """A connection of the library's, with its steps noted."""
 
-    def __init__(self, stream: httpcore2.NetworkStream, marks: Marks) -> None:
+    def __init__(self, stream: httpcore2.NetworkStream, marks: Marks, limit: float) -> None:
         self._stream = stream
         self._marks = marks
+        self._limit = limit
 
     def start_tls(
         self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
@@ -123,8 +124,11 @@ class _Stopwatch(httpcore2.NetworkStream):
         marks.certificate = certificate_of(self._stream.get_extra_info("ssl_object"))
         return self
 
-    def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
-        return self._stream.read(max_bytes, timeout)
+    def read(self, max_bytes: int, timeout: float | None = None) -> bytes:  # noqa: ARG002 - see `Wire`
+        left = self._marks.sent_at + self._limit - self._marks.clock()  # the whole answer has so long, also if it drips
+        if left <= 0:
+            raise httpcore2.ReadTimeout("the answer is not over")
+        return self._stream.read(max_bytes, left)
 
     def write(self, buffer: bytes, timeout: float | None = None) -> None:
         self._marks.depart()

@@ -15,6 +15,7 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from operator import methodcaller
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 from weakref import WeakSet
@@ -451,13 +452,14 @@ class _Collector(threading.local):
     """
 
     at_work = False
-
-    def note(self, phase: str, _: object) -> None:
-        self.at_work = phase == "start"
+    # Nothing that the collector calls is written in Python: if Ctrl-C or another signal came meanwhile, Python code
+    # would raise what the signal's handler raises, and the collector passes over that.
+    start = property(methodcaller("__setattr__", "at_work", True))  # noqa: FBT003
+    stop = property(methodcaller("__setattr__", "at_work", False))  # noqa: FBT003
 
 
 collector = _Collector()
-gc.callbacks.append(collector.note)
+gc.callbacks.append(partial(getattr, collector))
 
 
 class BodyBase:

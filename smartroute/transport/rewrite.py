@@ -124,6 +124,7 @@ class Rewriter:
         self._config = config
         self._family = family
         self._allowed = ALLOWED + config.forward_headers
+        self._never = {*NEVER_FORWARDED, *(route.key_header for route in config.routes)}  # one's key is no other's
         self._paths = frozenset(path for route in config.routes for path in route.paths)
         self._bases: dict[tuple[bytes, bytes, int | None], list[tuple[bytes, str | None, frozenset[str]]]] = {}
         for route in config.routes:
@@ -327,7 +328,7 @@ class Rewriter:
         if len(self._travels) >= MOST_REMEMBERED:
             self._travels.clear()
         return (
-            name not in NEVER_FORWARDED
+            name not in self._never
             and not name.startswith(OWN_PREFIX.decode())
             and any(fnmatchcase(name, pattern) for pattern in self._allowed)
         )

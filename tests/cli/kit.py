@@ -60,8 +60,9 @@ class Done:
 
 
 def environment(**variables: str) -> dict[str, str]:
-    """The environment of a command: nothing of whoever runs the tests."""
-    return {name: value for name, value in os.environ.items() if not name.startswith("SMARTROUTE_")} | variables
+    """The environment of a command: nothing of whoever runs the tests, nor the size of their terminal."""
+    theirs = ("SMARTROUTE_", "COLUMNS", "LINES")
+    return {name: value for name, value in os.environ.items() if not name.startswith(theirs)} | variables
 
 
 def python(*arguments: str, **variables: str) -> Done:

@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from importlib.util import find_spec
 from pathlib import Path
@@ -19,8 +19,9 @@ import pytest
 import trustme
 
 import smartroute
-from smartroute import Config, Route
+from smartroute import Config, Route, Router
 from smartroute.cli.check import Inspected, inspect
+from smartroute.cli.live import Asker
 from smartroute.cli.remedies import of_configuration
 from smartroute.testing import CloseAfterAnswer, Region, Reset, Silence, Status
 from tests.cli.kit import (
@@ -140,6 +141,66 @@ def test_tls_that_is_never_answered(authority: trustme.CA, trusted: str) -> None
         near.heal()
     assert step == "tls"
     assert "TLS is not answered" in said
+
+
+@contextmanager
+def dripping(head: bytes, drop: bytes) -> Iterator[str]:
+    """A server whose answers never end, and never pause for long."""
+    over = threading.Event()
+
+    def answer(sock: socket.socket) -> None:
+        with sock, suppress(OSError):
+            sock.recv(65536)
+            sock.sendall(head)
+            while not over.wait(0.05):
+                sock.sendall(drop)
+
+    def serve() -> None:
+        with suppress(OSError):
+            while True:
+                threading.Thread(target=answer, args=(listener.accept()[0],), daemon=True).start()
+
+    with socket.create_server((HOST, 0)) as listener:
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        yield f"http://{HOST}:{listener.getsockname()[1]}/v1"
+        over.set()
+        listener.shutdown(socket.SHUT_RDWR)
+        thread.join(10)
+
+
+HEAD = b"HTTP/1.1 200 OK\r\n"
+STREAM = HEAD + b"Content-Type: text/event-stream\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    ("head", "drop", "expected"),
+    [
+        (HEAD, b"X-More: 1\r\n", "no answer came"),
+        (b"", b"HTTP/1.1 103 Early Hints\r\n\r\n", "no answer came"),
+        (HEAD + b"\r\n", b" ", "the body is no JSON"),
+    ],
+    ids=["headers", "informational", "body"],
+)
+def test_an_answer_that_never_ends(head: bytes, drop: bytes, expected: str) -> None:
+    with dripping(head, drop) as url:
+        step, said = the_trouble(look_at(url, limit=0.3))
+    assert step == "request"
+    assert expected in said
+
+
+@pytest.mark.parametrize(
+    ("head", "drop"),
+    [(HEAD, b"X-More: 1\r\n"), (STREAM, b": wait\n\n"), (STREAM + b'data: {"choices": []}\n\n', b": wait\n\n")],
+    ids=["headers", "stream", "after an event"],
+)
+def test_a_completion_that_never_ends(head: bytes, drop: bytes) -> None:
+    with dripping(head, drop) as url:
+        config = Config([Route(url, name="near", api_key=DIRECT)], global_url=None)
+        with closing(Router(config)) as router, closing(Asker(config, router, limit=0.3)) as asker:
+            completion = asker.ask(config.routes[0], MODEL, "/chat/completions")
+    assert not completion.good
+    assert completion.detail == "it is not over after 0.3 s"
 
 
 def test_closed_without_an_answer(authority: trustme.CA, trusted: str) -> None:
@@ -923,3 +984,45 @@ def test_interrupted(near: Region, globe: Region) -> None:
     output, errors = child.communicate(timeout=20)
     assert child.returncode == 130
     assert output == errors == ""
+
+
+@pytest.mark.parametrize("command", ["check", "probe -n 1", "explain", "watch --for 0.1", "env"])
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_closed_streams_change_nothing(command: str, closed: str, near: Region) -> None:
+    shell = f"exec {sys.executable} -m smartroute.cli {command} {closed}"
+    given = environment(SMARTROUTE_ROUTES=near.url, SMARTROUTE_API_KEY=DIRECT, SMARTROUTE_GLOBAL_URL="off")
+    done = subprocess.run(
+        ["/bin/sh", "-c", shell], env=given, cwd=ROOT, capture_output=True, text=True, check=False, timeout=30
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_output_that_cannot_be_written(near: Region) -> None:
+    given = environment(SMARTROUTE_ROUTES=near.url, SMARTROUTE_API_KEY=DIRECT, SMARTROUTE_GLOBAL_URL="off")
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "smartroute.cli", "check", "--json"],
+            env=given,
+            cwd=ROOT,
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+            timeout=30,
+        )
+    assert (done.returncode, done.stderr) == (2, "smartroute: the output cannot be written (No space left on device)\n")
+
+
+@pytest.mark.parametrize("command", ["check", "probe", "explain", "watch"])
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [("HTTPS_PROXY", "what://user:fake-password@127.0.0.1"), ("SSL_CERT_FILE", "/nowhere/ca.pem")],
+)
+def test_an_environment_that_allows_no_request(command: str, variable: str, value: str) -> None:
+    url = f"https://{HOST}:{free_port()}/v1"
+    done = run(
+        command, SMARTROUTE_ROUTES=url, SMARTROUTE_API_KEY=DIRECT, SMARTROUTE_GLOBAL_URL="off", **{variable: value}
+    )
+    assert done.status == 2
+    assert f"{variable}: " in done.output + done.errors
+    assert "fake-password" not in done.output + done.errors

@@ -9,7 +9,7 @@ from email.utils import format_datetime
 import pytest
 import trustme
 
-from smartroute.cli.control_plane import ATTEMPTS, MOST_PAGES, ControlPlaneError, list_deployments
+from smartroute.cli.control_plane import ATTEMPTS, MOST_PAGES, MOST_READ, ControlPlaneError, list_deployments
 from smartroute.fireworks import Deployment
 from smartroute.testing import Region
 from tests.control_plane import CONSOLE_KEY, DIRECT_KEY, ControlPlane, control_plane, deployment
@@ -195,6 +195,40 @@ def test_what_is_no_list_of_deployments(ask: Asking, body: bytes) -> None:
     error = ask.refused()
     assert "did not answer with a list" in error.problem
     assert "firectl" in error.remedy
+
+
+def test_a_body_that_cannot_be_decoded(ask: Asking) -> None:
+    ask.server.answers = [(200, {"Content-Encoding": "gzip"}, b"no gzip")]
+    assert "did not answer with a list" in ask.refused().problem
+
+
+def test_a_page_that_is_larger_than_any(ask: Asking) -> None:
+    ask.server.answers = [(200, {}, b" " * (MOST_READ + 1) + b"{}")]
+    assert "did not answer with a list" in ask.refused().problem
+
+
+def test_an_answer_that_is_no_http_is_not_quoted(ask: Asking) -> None:
+    ask.server.answers += [(200, {f"no header {CONSOLE_KEY}": ""}, b"")] * ATTEMPTS
+    assert "RemoteProtocolError" in ask.refused().problem
+    assert not [said for said in ask.said if CONSOLE_KEY in said]
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "told"),
+    [
+        ("HTTPS_PROXY", "what://user:fake-password@127.0.0.1", "HTTPS_PROXY"),
+        ("ALL_PROXY", "socks5://user:fake-password@127.0.0.1", "ALL_PROXY"),
+        ("SSL_CERT_FILE", "/nowhere/ca.pem", "SSL_CERT_FILE"),
+    ],
+)
+def test_an_environment_that_allows_no_request(
+    ask: Asking, monkeypatch: pytest.MonkeyPatch, variable: str, value: str, told: str
+) -> None:
+    monkeypatch.setenv(variable, value)
+    error = ask.refused()
+    assert error.usage
+    assert told in f"{error}"
+    assert "fake-password" not in f"{error}"
 
 
 def test_the_words_of_an_error_are_made_one_line_and_hold_no_key(ask: Asking) -> None:

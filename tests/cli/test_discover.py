@@ -4,6 +4,7 @@ import json
 import os
 import pty
 import re
+import signal
 import subprocess
 import sys
 import tomllib
@@ -16,6 +17,7 @@ from typer.testing import CliRunner
 
 from smartroute import Config
 from smartroute.cli import app
+from smartroute.cli.discover import read_pasted
 from smartroute.cli.findings import as_env, as_json, as_toml, findings
 from smartroute.fireworks import read_page
 from tests.control_plane import CONSOLE_KEY, DIRECT_KEY, ControlPlane, control_plane, deployment
@@ -357,6 +359,34 @@ def test_in_a_terminal_it_asks(server: ControlPlane, tmp_path: Path, answer: byt
     assert (path.read_text() == "mine") is bool(status)
 
 
+def test_interrupted_while_it_asks(server: ControlPlane, tmp_path: Path) -> None:
+    path = tmp_path / "smartroute.toml"
+    path.write_text("mine")
+    ours, theirs = pty.openpty()
+    environ = {"FIREWORKS_API_KEY": CONSOLE_KEY, "FIREWORKS_ACCOUNT_ID": "my-account", "FIREWORKS_BASE_URL": server.url}
+    command = [sys.executable, "-m", "smartroute.cli", "discover", "--write", str(path)]
+    with subprocess.Popen(
+        command, stdin=theirs, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT, env={**os.environ, **environ}
+    ) as running:
+        assert running.stderr is not None
+        said = b""
+        while not said.endswith(b"[y/N]:"):
+            said += os.read(running.stderr.fileno(), 1000)
+        running.send_signal(signal.SIGINT)
+        _, errors = running.communicate()
+    os.close(ours)
+    os.close(theirs)
+    assert running.returncode == 130
+    assert b"Traceback" not in errors
+    assert path.read_text() == "mine"
+
+
+def test_a_file_whose_name_is_too_long(server: ControlPlane, tmp_path: Path) -> None:
+    done = ask(server, "--write", str(tmp_path / ("a" * 300)))
+    assert done.status == 2
+    assert "cannot be written" in done.errors
+
+
 def test_a_folder_that_is_not_there(server: ControlPlane, tmp_path: Path) -> None:
     done = ask(server, "--write", str(tmp_path / "nowhere" / "smartroute.toml"))
     assert done.status == 2
@@ -413,6 +443,19 @@ def test_what_holds_no_deployment(pasted: str | bytes) -> None:
     assert done.status == 2
     assert done.output == ""
     assert "firectl deployment get" in done.errors
+
+
+@pytest.mark.parametrize("before", ["[WARN] there is a new firectl\n", "\n" * 300_000], ids=["notice", "empty lines"])
+def test_what_stands_before_a_deployment_is_passed_over(before: str) -> None:
+    assert read_pasted(before + PASTED["text"]) == read_pasted(PASTED["text"])
+
+
+@pytest.mark.parametrize(
+    "value", ["Name: a" + " " * 200_000 + "b", "Name: " + " " * 200_000 + "b"], ids=["in", "before"]
+)
+def test_long_lines_take_no_time(value: str) -> None:
+    with pytest.raises(ValueError, match="no deployments"):
+        read_pasted(value)
 
 
 def test_a_file_is_not_overwritten_when_stdin_is_taken(tmp_path: Path) -> None:

@@ -191,3 +191,18 @@ def test_no_event_shows_a_key(caller: Caller, world: World) -> None:
     kinds = ("ExchangeStarted", "AttemptStarted", "AttemptEnded", "ExchangeEnded", "ProbeEnded")
     assert eventually(lambda: all(any(text.startswith(kind) for text in shown) for kind in kinds))
     assert [text for text in shown if "fake-" in text] == []
+
+
+def test_a_key_under_a_header_of_one_routes_own_is_not_forwarded_to_another(caller: Caller, world: World) -> None:
+    world.near.set(Status(500))
+    routes = [world.route(world.near, key_header="x-near-key"), world.route(world.far)]
+    client = measure(caller.client(world.config(routes=routes, forward_headers=["x-n*", "x-t*"])))
+    caller.do(
+        client.post,
+        f"{world.near.url}/chat/completions",
+        json=CHAT,
+        headers={"x-near-key": "fake-caller-key", "x-tenant": "a"},
+    )
+    assert [seen.header("x-near-key") for seen in world.near.requests] == ["fake-caller-key"]
+    (seen,) = world.far.requests
+    assert (seen.header("x-tenant"), seen.header("x-near-key")) == ("a", None)

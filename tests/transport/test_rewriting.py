@@ -221,7 +221,6 @@ def test_what_a_route_is_always_sent(caller: Caller, world: World) -> None:
     assert headers_of(far, *names) == [
         ("authorization", "Bearer fake-far-key"),
         ("user-agent", "OpenAI/Python"),
-        ("x-key", "fake-callers-key"),
         ("x-other", "1"),
         ("x-tenant", "theirs"),
     ]
