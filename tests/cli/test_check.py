@@ -839,3 +839,23 @@ def test_an_environment_that_allows_no_request(command: str, variable: str, valu
     assert done.status == 2
     assert f"smartroute: {variable}" in done.errors
     assert "fake-password" not in done.errors
+
+
+@pytest.mark.parametrize(("end", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_the_terminal_is_left_as_it_was_found(near: Region, end: signal.Signals, status: int) -> None:
+    near.set(Silence())
+    ours, theirs = pty.openpty()
+    given = environment(
+        SMARTROUTE_ROUTES=near.url, SMARTROUTE_API_KEY=DIRECT, SMARTROUTE_GLOBAL_URL="off", TERM="xterm"
+    )
+    command = [sys.executable, "-m", "smartroute.cli", "check", "--limit", "60"]
+    with subprocess.Popen(
+        command, env=given | {"TERM": "xterm"}, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=theirs
+    ) as running:
+        os.close(theirs)
+        said = b""
+        while b"\x1b[?25l" not in said:  # the cursor is hidden
+            said += os.read(ours, 1000)
+        running.send_signal(end)
+        assert "\x1b[?25h" in read_all(ours), said
+    assert running.returncode == status
