@@ -62,6 +62,8 @@ MOST_READ = 256 * 1024
 """Bytes of an answer that are read."""
 MOST_MODELS = 100
 """Names of models that are remembered of an answer."""
+SHORTEST_SECRET = 8
+"""Characters below which the value of a header, or in a query, is none: a tenant's name, a version."""
 WORKERS = 32
 """Endpoints that are measured at a time."""
 ANOTHER_NAME = ("62", "64")
@@ -196,7 +198,8 @@ def why(candidate: Candidate) -> str:
 
 def secrets_of(route: Route) -> list[str]:
     """What nobody must see of a route: its keys, and the values of its headers and of its query parameters."""
-    return [*route.keys, *(value for _, value in (*route.headers, *route.query))]
+    pairs = (*route.headers, *route.query)
+    return [*route.keys, *(value for _, value in pairs if len(value) >= SHORTEST_SECRET)]
 
 
 def served(route: Route, config: Config) -> tuple[str, ...]:
@@ -291,13 +294,14 @@ class Meter:
             if proxied:
                 marks.certificate = certificate_of(response.extensions["network_stream"].get_extra_info("ssl_object"))
             body = _read(response, self._clock, marks.sent_at + self._limit)
-        parsed, is_json = read_json(body)
+        secrets, (parsed, is_json) = secrets_of(route), read_json(body)
         headers = {name.lower(): value for name, value in response.headers}
         location = _place(headers.get(b"location", b"").decode("latin-1"), route.url)
         seconds = arrived - marks.sent_at
-        return Answer(key, response.status, seconds, is_json, code_of(parsed, secrets_of(route)), location), _models(
-            parsed
-        )
+        if any(secret.lower() in location.lower() for secret in secrets):
+            location = "an address that cannot be shown"
+        answer = Answer(key, response.status, seconds, is_json, code_of(parsed, secrets), location)
+        return answer, [name for name in _models(parsed) if not any(secret in name for secret in secrets)]
 
 
 def in_parallel(work: Callable[[T], R], items: Sequence[T], done: Callable[[], None] = lambda: None) -> list[R]:

@@ -5,16 +5,27 @@ In a pipe it is plain text: no colours, no wrapped or shortened cells, no spaces
 
 import json
 import os
+import signal
 import sys
 from collections.abc import Callable, Collection, Generator, Iterable, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from textwrap import wrap as fold
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-__all__ = ["Screen", "endpoint_of", "milliseconds", "print_json", "progress", "redacted", "redacted_keys", "rounded"]
+__all__ = [
+    "Screen",
+    "endpoint_of",
+    "milliseconds",
+    "orderly_end",
+    "print_json",
+    "progress",
+    "redacted",
+    "redacted_keys",
+    "rounded",
+]
 
 SHORTEST_SHOWN = 12
 """Characters below which nothing of a key is shown."""
@@ -161,6 +172,20 @@ def table_of(
 
 
 @contextmanager
+def orderly_end() -> Generator[None]:
+    """SIGTERM ends the block as Ctrl-C does: the terminal is left as it was found."""
+
+    def end(*_: object) -> None:
+        raise SystemExit(143)
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
 def progress(what: str, total: int, *, no_color: bool = False) -> Generator[Callable[[], None]]:
     """A progress bar on stderr while the block runs, if that is a terminal. Gives what is called for each step."""
     if not sys.stderr.isatty():
@@ -172,6 +197,8 @@ def progress(what: str, total: int, *, no_color: bool = False) -> Generator[Call
     plain = no_color or bool(os.environ.get("NO_COLOR"))
     console = Console(stderr=True, color_system=None if plain else "auto")
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console, transient=True) as bar:
+    with orderly_end(), ExitStack() as undo:
+        undo.callback(console.show_cursor)  # also where the bar has hidden it, and not come to its block
+        bar = undo.enter_context(Progress(*columns, console=console, transient=True))
         task = bar.add_task(what, total=total)
         yield lambda: bar.advance(task)

@@ -3,7 +3,6 @@
 import contextlib
 import json
 import os
-import signal
 import threading
 import time
 from collections import deque
@@ -18,7 +17,7 @@ import typer
 
 from smartroute.cli.check import model_for
 from smartroute.cli.options import ConfigFile, NoColor, need_routes, read_config, warn_of_unknown
-from smartroute.cli.output import Screen, milliseconds, table_of
+from smartroute.cli.output import Screen, milliseconds, orderly_end, table_of
 from smartroute.config import Config
 from smartroute.errors import NoRouteError
 from smartroute.events import (
@@ -200,7 +199,7 @@ def watch(
     need_routes(given)
     warn_of_unknown()
     screen = Screen(no_color=no_color, quiet=as_json)
-    with _orderly_end():
+    with orderly_end():
         if screen.is_terminal and not as_json:
             well = _live(given, screen, model, seconds)
         else:
@@ -277,20 +276,6 @@ def _well(router: Router, watcher: Watcher) -> bool:
     """Whether all routes that may be used are healthy now."""
     used = [status for status in router.status() if router.config.allows(status.region)]
     return all(status.state == "closed" and watcher.answers.get(status.name) == ANSWERED for status in used)
-
-
-@contextlib.contextmanager
-def _orderly_end() -> Generator[None]:
-    """SIGTERM ends the block as Ctrl-C does: the terminal is left as it was found."""
-
-    def end(*_: object) -> None:
-        raise SystemExit(143)
-
-    before = signal.signal(signal.SIGTERM, end)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _lines(config: Config, screen: Screen, model: str | None, seconds: float | None, *, as_json: bool) -> bool:

@@ -572,6 +572,21 @@ def test_no_error_names_a_key_that_a_server_repeats(near: Region) -> None:
     assert_no_key(the_trouble(look_at(near))[1])
 
 
+def test_no_model_and_no_place_names_a_key_that_a_server_repeats(near: Region) -> None:
+    near.models = [f"key-{DIRECT}", "other"]
+    near.set(Status(404, only="post"))
+    assert_no_key(repr(look_at(near, live=True, model="m")).replace("Keys", ""))
+    near.set(Status(307, {"location": f"https://{DIRECT}.example/"}))
+    assert_no_key(repr(look_at(near)))
+
+
+def test_a_short_value_of_a_header_or_of_the_query_hides_nothing(near: Region) -> None:
+    near.set(Status(503, {}, {"error": {"code": "DEPLOYMENT_SCALING_UP"}}))
+    route = Route(near.url, name="near", api_key=DIRECT, headers={"x-tenant": "A"}, query={"debug": ""})
+    (found,) = inspect(Config([route], global_url=None), {}, limit=5.0)
+    assert "scaled to zero" in the_trouble(found)[1]
+
+
 def test_a_region_that_is_not_the_handles() -> None:
     handle = "fake-account-abcd.us-arizona-1.direct.fireworks.ai"
     config = Config([Route(handle, region="EU_FRANKFURT_1", api_key=DIRECT)], global_url=None)
@@ -1026,3 +1041,23 @@ def test_an_environment_that_allows_no_request(command: str, variable: str, valu
     assert done.status == 2
     assert f"{variable}: " in done.output + done.errors
     assert "fake-password" not in done.output + done.errors
+
+
+@pytest.mark.parametrize(("end", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_the_terminal_is_left_as_it_was_found(near: Region, end: signal.Signals, status: int) -> None:
+    near.set(Silence())
+    ours, theirs = pty.openpty()
+    given = environment(
+        SMARTROUTE_ROUTES=near.url, SMARTROUTE_API_KEY=DIRECT, SMARTROUTE_GLOBAL_URL="off", TERM="xterm"
+    )
+    command = [sys.executable, "-m", "smartroute.cli", "check", "--limit", "60"]
+    with subprocess.Popen(
+        command, env=given | {"TERM": "xterm"}, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=theirs
+    ) as running:
+        os.close(theirs)
+        said = b""
+        while b"\x1b[?25l" not in said:  # the cursor is hidden
+            said += os.read(ours, 1000)
+        running.send_signal(end)
+        assert "\x1b[?25h" in read_all(ours), said
+    assert running.returncode == status
