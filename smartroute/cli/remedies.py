@@ -8,12 +8,13 @@ from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from smartroute.cli.live import Completion
-from smartroute.cli.measure import ANOTHER_NAME, Answer, Look
+from smartroute.cli.measure import ANOTHER_NAME, Answer, Look, served
 from smartroute.cli.output import redacted
 from smartroute.config import Config
 from smartroute.fireworks import (
     GLOBAL_HOST,
     GLOBAL_KEY_VARIABLE,
+    NOT_ON_DIRECT_ROUTES,
     WAITS,
     is_handle_host,
     looks_like_console_key,
@@ -65,21 +66,25 @@ class Trouble:
 
 def of_configuration(route: Route, config: Config) -> list[Trouble]:
     """What a route's settings say about each other."""
-    host = urlsplit(route.url).hostname or ""
-    if not is_handle_host(host) or route.region is None:
-        return []
+    host, found = urlsplit(route.url).hostname or "", list[Trouble]()
+    if not is_handle_host(host):
+        return found
     region = parse_handle(host).region
-    if region is None or region == canonical_region(route.region):
-        return []
-    return [
-        Trouble(
-            route.name,
-            "configuration",
-            f"the handle is in region {region}, and the configuration says {route.region}",
-            "correct the region, or leave it out: a handle says it itself",
-            severe=bool(config.regions),  # then requests go where they must not
+    if region is not None and route.region is not None and region != canonical_region(route.region):
+        found.append(
+            Trouble(
+                route.name,
+                "configuration",
+                f"the handle is in region {region}, and the configuration says {route.region}",
+                "correct the region, or leave it out: a handle says it itself",
+                severe=bool(config.regions),  # then requests go where they must not
+            )
         )
-    ]
+    if missing := [path for path in served(route, config) if path in NOT_ON_DIRECT_ROUTES]:
+        problem = f"a direct route does not serve {' and '.join(missing)}"
+        remedy = f"take it out of {PREFIX}PATHS, or of the route's own paths: the global endpoint serves it"
+        found.append(Trouble(route.name, "configuration", problem, remedy, severe=False))
+    return found
 
 
 def of_look(look: Look, config: Config, environ: Mapping[str, str], wall: float) -> list[Trouble]:

@@ -598,6 +598,16 @@ def test_a_region_that_is_not_the_handles() -> None:
     assert of_configuration(bound.routes[0], bound)[0].severe
 
 
+def test_a_path_that_direct_routes_do_not_serve() -> None:
+    paths = ["/chat/completions", "/responses"]
+    handle, other = Route("acme-abcd1234.us-arizona-1.direct.fireworks.ai"), Route(f"http://{HOST}:9/v1")
+    config = Config([handle, other], api_key=DIRECT, global_url=None, paths=paths)
+    (trouble,) = of_configuration(config.routes[0], config)
+    assert (trouble.problem, trouble.severe) == ("a direct route does not serve /responses", False)
+    assert "SMARTROUTE_PATHS" in trouble.remedy
+    assert of_configuration(config.routes[1], config) == []
+
+
 def test_a_route_outside_the_allowed_regions_is_left_alone(near: Region, globe: Region) -> None:
     config = Config(
         [Route(near.url, name="near", region="US_IOWA_1"), Route(globe.url, name="far", region="EU_FRANKFURT_1")],
