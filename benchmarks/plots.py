@@ -2,8 +2,9 @@
 
 from typing import Any
 
+from benchmarks import throughput as many
 from benchmarks.figures import ratio, summary
-from benchmarks.overhead import BASES
+from benchmarks.overhead import BASES, CONTENDERS
 from benchmarks.workers import AGAIN, BARE, KEPT
 
 __all__ = ["growth", "overhead", "throughput"]
@@ -21,8 +22,8 @@ def overhead(result: dict[str, Any], path: str) -> None:
     rows: list[tuple[str, str, Any]] = []
     for case, found in cases.items():
         first = KEPT.name if KEPT.name in found else BARE.name
-        for name, figures in found.items():
-            theirs = found.get(BASES.get(name, first))
+        for name in (each.name for each in CONTENDERS if each.name in found):
+            figures, theirs = found[name], found.get(BASES.get(name, first))
             if name != first and theirs is not None and "environment" not in name:
                 rows.append((case, name, ratio(figures["cpu"], theirs["cpu"])))
     figure, pane = plt.subplots(figsize=(9, 0.24 * len(rows) + 1), layout="constrained")
@@ -46,7 +47,8 @@ def throughput(result: dict[str, Any], path: str) -> None:
 
     figure, panes = plt.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
     widths = [int(case.split()[0].replace(",", "")) for case in result["samples"]]
-    names = dict.fromkeys(name for found in result["samples"].values() for name in found if name != AGAIN.name)
+    there = {name for found in result["samples"].values() for name in found if name != AGAIN.name}
+    names = [each.name for each in many.CONTENDERS if each.name in there]
     for name in names:
         style = {"color": OURS if name.startswith("smartroute") else THEIRS, "linestyle": _line(name)}
         for pane, key, factor in ((panes[0], "rate", 1.0), (panes[1], "cpu", 1e6)):
