@@ -7,6 +7,8 @@ they need they import when they run, so that `smartroute --help` is there at onc
 import os
 import sys
 from importlib import import_module
+from importlib.metadata import version
+from typing import Annotated
 
 try:
     import typer
@@ -39,8 +41,19 @@ app = typer.Typer(
 )
 
 
+def _say_version(wanted: bool) -> None:
+    if wanted:
+        print(f"smartroute {version('smartroute')}")
+        raise typer.Exit
+
+
 @app.callback()
-def smartroute() -> None:
+def smartroute(
+    *,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_say_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
     """Smart routing with regional failover for OpenAI-compatible inference."""
 
 

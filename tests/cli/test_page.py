@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Iterator
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -73,3 +74,8 @@ def test_help_of_the_whole() -> None:
     assert done.status == 0
     for command in COMMANDS:
         assert re.search(rf"^  {command.__name__} .*[a-z]\.$", done.output, re.MULTILINE)
+
+
+def test_the_version_is_said() -> None:
+    done = said("--version", ROOT, {})
+    assert (done.status, done.output) == (0, f"smartroute {metadata.version('smartroute')}\n")
