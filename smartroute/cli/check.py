@@ -9,7 +9,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from smartroute.cli.options import SWITCHED_OFF, AsJson, ConfigFile, NoColor, read_config, say, unusable_environment
+from smartroute.cli.options import (
+    SWITCHED_OFF,
+    AsJson,
+    AskedModel,
+    ConfigFile,
+    NoColor,
+    StepLimit,
+    read_config,
+    say,
+    unusable_environment,
+)
 from smartroute.cli.output import Screen, milliseconds, print_json, progress, redacted, rounded
 from smartroute.config import Config, unknown_variables
 from smartroute.errors import ConfigError, Problem
@@ -50,13 +60,8 @@ def check(
     *,
     config: ConfigFile = None,
     live: Annotated[bool, typer.Option("--live", help="Ask each endpoint for one token.")] = False,
-    model: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME", help="The model to ask for, as the application does; default: the configured one."
-        ),
-    ] = None,
-    limit: Annotated[float, typer.Option(min=0.1, max=300, metavar="SECONDS", help="What each step may take.")] = 5.0,
+    model: AskedModel = None,
+    limit: StepLimit = 5.0,
     no_color: NoColor = False,
     as_json: AsJson = False,
 ) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from smartroute.cli.check import model_for
-from smartroute.cli.options import AsJson, ConfigFile, NoColor, need_routes, read_config, warn_of_unknown
+from smartroute.cli.options import AsJson, ConfigFile, NoColor, StepLimit, need_routes, read_config, warn_of_unknown
 from smartroute.cli.output import Screen, milliseconds, print_json, progress, rounded
 from smartroute.config import Config
 from smartroute.policy.known import TYPICAL_SIZE
@@ -84,7 +84,7 @@ def explain(
     ] = None,
     size: Annotated[int, typer.Option(min=0, metavar="BYTES", help="The size of its body.")] = TYPICAL_SIZE,
     config: ConfigFile = None,
-    limit: Annotated[float, typer.Option(min=0.1, max=300, metavar="SECONDS", help="What each step may take.")] = 5.0,
+    limit: StepLimit = 5.0,
     no_color: NoColor = False,
     as_json: AsJson = False,
 ) -> None:

@@ -23,8 +23,10 @@ from smartroute.settings import PREFIX
 __all__ = [
     "SWITCHED_OFF",
     "AsJson",
+    "AskedModel",
     "ConfigFile",
     "NoColor",
+    "StepLimit",
     "fail",
     "guarded",
     "need_routes",
@@ -42,6 +44,11 @@ ConfigFile = Annotated[
     Path | None, typer.Option("--config", metavar="FILE", help="The TOML file, in place of SMARTROUTE_CONFIG.")
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON on stdout; its shape is in docs/cli.md.")]
+AskedModel = Annotated[
+    str | None,
+    typer.Option(metavar="NAME", help="The model to ask for, as the application does; default: the configured one."),
+]
+StepLimit = Annotated[float, typer.Option(min=0.1, max=300, metavar="SECONDS", help="What each step may take.")]
 NoColor = Annotated[bool, typer.Option("--no-color", help="Plain text, as with NO_COLOR and in a pipe.")]
 
 

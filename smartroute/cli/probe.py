@@ -8,7 +8,17 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from smartroute.cli.check import endpoints_of, model_for
-from smartroute.cli.options import AsJson, ConfigFile, NoColor, fail, need_routes, read_config, warn_of_unknown
+from smartroute.cli.options import (
+    AsJson,
+    AskedModel,
+    ConfigFile,
+    NoColor,
+    StepLimit,
+    fail,
+    need_routes,
+    read_config,
+    warn_of_unknown,
+)
 from smartroute.cli.output import Screen, milliseconds, print_json, progress, rounded
 from smartroute.config import Config
 from smartroute.route import Kind, Route
@@ -74,13 +84,8 @@ def probe(
     live: Annotated[
         bool, typer.Option("--live", help="Ask for one token in each round too: time to first token.")
     ] = False,
-    model: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME", help="The model to ask for, as the application does; default: the configured one."
-        ),
-    ] = None,
-    limit: Annotated[float, typer.Option(min=0.1, max=300, metavar="SECONDS", help="What each step may take.")] = 5.0,
+    model: AskedModel = None,
+    limit: StepLimit = 5.0,
     no_color: NoColor = False,
     as_json: AsJson = False,
 ) -> None:
