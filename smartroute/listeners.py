@@ -15,7 +15,7 @@ from smartroute.policy.schedule import Claim, Finding
 from smartroute.policy.selection import Candidate
 from smartroute.route import Route
 
-__all__ = ["Listeners"]
+__all__ = ["Listeners", "shown"]
 
 logger = logging.getLogger("smartroute")
 
@@ -71,7 +71,7 @@ class Listeners:
     def exchange_started(self, exchange: Exchange, candidates: tuple[Candidate, ...], reason: str) -> None:
         """A request was accepted."""
         call = exchange.call
-        model = _shown(call.model)
+        model = shown(call.model)
         self.emit(events.ExchangeStarted(exchange.number, call.path, model, call.streaming, candidates, reason))
 
     def exchange_ended(self, exchange: Exchange, outcome: str, now: float) -> None:
@@ -103,7 +103,7 @@ class Listeners:
                 attempt.reason,
                 attempt.headers,
                 exchange.known(attempt.endpoint),
-                _shown(exchange.model_at(attempt.endpoint)),
+                shown(exchange.model_at(attempt.endpoint)),
                 sum(earlier.sent for earlier in exchange.attempts),
             )
         )
@@ -169,7 +169,7 @@ class Listeners:
                 logger.error(message, exc_info=error)
 
 
-def _shown(model: str | None) -> str | None:
+def shown(model: str | None) -> str | None:
     """A model's name as it can be told: callers may send any text, such as one that forges a line of the log."""
     if model is None or (len(model) <= MOST_SHOWN and model.isprintable()):
         return model

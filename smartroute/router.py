@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from smartroute import events
 from smartroute.errors import ClosedError, NoRouteError, UnknownRouteError
-from smartroute.listeners import Listeners
+from smartroute.listeners import Listeners, shown
 from smartroute.policy import budget
 from smartroute.policy.breaker import Breaker, State
 from smartroute.policy.exchange import Exchange
@@ -512,9 +512,8 @@ class Router:
             known.quarantine[scope] = (why, now + QUARANTINE)
             self._selector.changed()
         if not said:
-            number = exchange.number or None
-            sent = exchange.model_at(known.route)
-            self._listeners.emit(events.Quarantined(known.route, attempt.error_status, scope, QUARANTINE, number, sent))
+            model, sent, number = shown(scope), shown(exchange.model_at(known.route)), exchange.number or None
+            self._listeners.emit(events.Quarantined(known.route, attempt.error_status, model, QUARANTINE, number, sent))
 
     def arrived(self, exchange: Exchange, attempt: Attempt, how: str | None) -> None:
         """An attempt is over."""

@@ -453,6 +453,17 @@ def test_a_quarantine_is_told_once_for_requests_that_were_under_way_together(mak
     assert len(told) == 2  # another episode
 
 
+def test_a_quarantine_tells_a_model_as_text_that_can_be_shown(make: Make) -> None:
+    router = make()
+    told = quarantines(router)
+    send(router, call(model="m\n" * 10_000), a=says(404), b=streams())
+    (event,) = told
+    for name in (event.model, event.sent):
+        assert name is not None
+        assert name.isprintable()
+        assert len(name) <= 2_000
+
+
 def quarantines(router: Router) -> list[Quarantined]:
     told: list[Quarantined] = []
     router.subscribe(lambda event: told.append(event) if isinstance(event, Quarantined) else None)
