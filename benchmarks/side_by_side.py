@@ -31,7 +31,7 @@ class Benchmark(NamedTuple):
 
 BENCHMARKS = {
     "overhead": Benchmark(
-        "what a call costs beside the bare SDK, and beside others (about 4 minutes)",
+        "what a call costs beside the bare SDK, and beside others (about 8 minutes)",
         ("rounds", "sessions"),
         overhead.measure,
         overhead.tables,

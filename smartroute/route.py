@@ -19,6 +19,7 @@ from smartroute.fireworks import is_handle_host, parse_handle
 
 __all__ = [
     "GLOBAL",
+    "LEAST_SECRET",
     "NEVER_FORWARDED",
     "Checks",
     "Keys",
@@ -53,6 +54,9 @@ NOT_FIXED = (
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
 D = TypeVar("D")
+
+LEAST_SECRET = 8
+"""Characters below which the value of a header or a parameter is taken for no secret: a tenant's name, a version."""
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _REGION = re.compile(r"[A-Z0-9][A-Z0-9_]*")
@@ -303,6 +307,12 @@ class Route:
             if value is not None:
                 object.__setattr__(made, attribute, value)
         return made
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """What nothing may show: its keys, and the values of its headers and parameters, but for short ones."""
+        values = (value for _, value in (*self.headers, *self.query))
+        return (*self.keys, *(value for value in values if len(value) >= LEAST_SECRET))
 
     @property
     def has_own_tls(self) -> bool:

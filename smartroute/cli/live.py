@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 
 import smartroute
-from smartroute.cli.measure import MOST_READ, code_of, read_json, secrets_of, served
+from smartroute.cli.measure import MOST_READ, code_of, read_json, served
 from smartroute.config import Config
 from smartroute.events import AttemptEnded, Event
 from smartroute.policy.outcome import Failure
@@ -112,7 +112,7 @@ class Asker:
             seconds,
             first if status == 200 else None,
             status,
-            "" if status == 200 else code_of(read_json(body)[0], [*secrets_of(route), *filter(None, (key,))]),
+            "" if status == 200 else code_of(read_json(body)[0], [*route.secrets, *filter(None, (key,))]),
             failure or (None if status else "error"),
             (last.detail if last else "") or detail,
         )

@@ -48,7 +48,6 @@ __all__ = [
     "family",
     "in_parallel",
     "read_json",
-    "secrets_of",
     "served",
     "why",
 ]
@@ -62,8 +61,6 @@ MOST_READ = 256 * 1024
 """Bytes of an answer that are read."""
 MOST_MODELS = 100
 """Names of models that are remembered of an answer."""
-SHORTEST_SECRET = 8
-"""Characters below which the value of a header, or in a query, is none: a tenant's name, a version."""
 WORKERS = 32
 """Endpoints that are measured at a time."""
 ANOTHER_NAME = ("62", "64")
@@ -196,12 +193,6 @@ def why(candidate: Candidate) -> str:
     return "key_refused" if candidate.reason == "drained" else candidate.reason
 
 
-def secrets_of(route: Route) -> list[str]:
-    """What nobody must see of a route: its keys, and the values of its headers and of its query parameters."""
-    pairs = (*route.headers, *route.query)
-    return [*route.keys, *(value for _, value in pairs if len(value) >= SHORTEST_SECRET)]
-
-
 def served(route: Route, config: Config) -> tuple[str, ...]:
     """The paths below its base URL that a route serves."""
     return route.paths or config.paths
@@ -265,7 +256,7 @@ class Meter:
         )
 
     def _names(self, route: Route) -> tuple[str, ...]:
-        """The names in the certificate of a route. It is verified but for its name, and nothing is sent."""
+        """The names in the certificate of a route, if it can be had: verified but for its name, and nothing is sent."""
         options = PoolOptions(family(), {})  # not `self._options`: others are verified with its context
         context = options.context_for(route) or options.ssl_context
         context.check_hostname = False
@@ -294,7 +285,7 @@ class Meter:
             if proxied:
                 marks.certificate = certificate_of(response.extensions["network_stream"].get_extra_info("ssl_object"))
             body = _read(response, self._clock, marks.sent_at + self._limit)
-        secrets, (parsed, is_json) = secrets_of(route), read_json(body)
+        secrets, (parsed, is_json) = route.secrets, read_json(body)
         headers = {name.lower(): value for name, value in response.headers}
         location = _place(headers.get(b"location", b"").decode("latin-1"), route.url)
         seconds = arrived - marks.sent_at

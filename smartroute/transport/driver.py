@@ -29,7 +29,7 @@ from smartroute.policy.messages import Answered, Attempt, Command, Event, Failed
 from smartroute.policy.outcome import Failure, retry_after
 from smartroute.policy.patience import LATE
 from smartroute.policy.schedule import Finding
-from smartroute.route import NEVER_FORWARDED, Kind
+from smartroute.route import LEAST_SECRET, NEVER_FORWARDED, Kind
 from smartroute.settings import is_switched_off
 from smartroute.transport.connect import cause_of, failure_of, is_refused_stream
 from smartroute.transport.family import text_of
@@ -56,8 +56,6 @@ DRAIN_LIMIT = 0.05
 DRAIN_BYTES = 16 * 1024
 SECRET_HEADERS = ({*NEVER_FORWARDED} - {"host"}) | {"x-session-affinity", "x-multi-turn-session-id"}
 """Headers of the caller's of which nothing is told."""
-LEAST_SECRET = 8
-"""Characters below which a word of them (`Bearer`, the name of a cookie) is taken for no secret."""
 _WORD = re.compile(r"[ ;,=]+")
 _NOTE = re.compile(r"[\x21-\x7e]{1,128}")
 """A response header's value worth keeping: nobody needs more to name a request, and no sentence fits in."""
@@ -283,9 +281,7 @@ class DriverBase:
         ]
         if not found:
             return ()
-        route = attempt.endpoint
-        secrets = {*route.keys, *(text for _, text in (*route.headers, *route.query))}
-        secrets |= {self.router.config.global_api_key or "", exchange.call.conversation or ""}
+        secrets = {*attempt.endpoint.secrets, self.router.config.global_api_key, exchange.call.conversation}
         words = (word for name in SECRET_HEADERS for word in _WORD.split(asked.headers.get(name, "")))
         known = [*filter(None, secrets), *(word for word in words if len(word) >= LEAST_SECRET)]
         return tuple(

@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from smartroute import Config, Route
+from smartroute.events import AttemptEnded
 from smartroute.testing import (
     CloseAfterAnswer,
     Cut,
@@ -191,6 +192,20 @@ def test_no_event_shows_a_key(caller: Caller, world: World) -> None:
     kinds = ("ExchangeStarted", "AttemptStarted", "AttemptEnded", "ExchangeEnded", "ProbeEnded")
     assert eventually(lambda: all(any(text.startswith(kind) for text in shown) for kind in kinds))
     assert [text for text in shown if "fake-" in text] == []
+
+
+def test_of_what_a_route_is_always_sent_only_the_long_is_a_secret(caller: Caller, world: World) -> None:
+    """A tenant's name or a version stands in many a request's id, and hides none."""
+    secret = "fake-tenant-secret"
+    routes = [world.route(world.near, headers={"x-tenant": "n"}, query={"version": "1", "sig": secret})]
+    client = caller.client(world.config(routes=routes))
+    noted: list[tuple[tuple[str, str], ...]] = []
+    client.router.subscribe(lambda event: noted.append(event.headers) if isinstance(event, AttemptEnded) else None)
+    sdk = caller.sdk(client, world.globe.url)
+    assert caller.ask(sdk).route == "near"
+    world.near.set(ExtraHeaders({"fireworks-deployment": f"of-{secret}"}))
+    assert caller.ask(sdk).route == "near"
+    assert [[name for name, _ in headers] for headers in noted] == [["x-request-id"], ["x-request-id"]]
 
 
 def test_a_key_under_a_header_of_one_routes_own_is_not_forwarded_to_another(caller: Caller, world: World) -> None:
